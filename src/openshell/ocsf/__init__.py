@@ -1,0 +1,53 @@
+"""Events of the open cybersecurity schema: typed values, a line for people, JSON for machines."""
+
+from openshell.ocsf.events import (
+    Action,
+    ApiEvent,
+    BaseEvent,
+    ConfigEvent,
+    Disposition,
+    Event,
+    FindingEvent,
+    HostPort,
+    HttpEvent,
+    LifecycleActivity,
+    LifecycleEvent,
+    NetActivity,
+    NetworkEvent,
+    ProcActivity,
+    ProcessEvent,
+    ProcessRef,
+    Refusal,
+    Severity,
+    SshEvent,
+    Status,
+)
+from openshell.ocsf.jsonl import EventContext, to_json
+from openshell.ocsf.oneline import log_line, to_line
+
+__all__ = [
+    "Action",
+    "ApiEvent",
+    "BaseEvent",
+    "ConfigEvent",
+    "Disposition",
+    "Event",
+    "EventContext",
+    "FindingEvent",
+    "HostPort",
+    "HttpEvent",
+    "LifecycleActivity",
+    "LifecycleEvent",
+    "NetActivity",
+    "NetworkEvent",
+    "ProcActivity",
+    "ProcessEvent",
+    "ProcessRef",
+    "Refusal",
+    "Severity",
+    "SshEvent",
+    "Status",
+    "log_line",
+    "to_json",
+    "to_line",
+]

@@ -1,0 +1,261 @@
+"""The machine form: one event as one compact JSON object, OCSF 1.8.0.
+
+`EventContext` carries what is the same for every event of a sandbox; the supervisor makes one and
+keeps it. Absent values are omitted, every enumeration is a pair of number and label.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+
+import msgspec
+
+from openshell.ocsf.events import (
+    ApiEvent,
+    BaseEvent,
+    ConfigEvent,
+    Event,
+    FindingEvent,
+    HostPort,
+    HttpEvent,
+    LifecycleEvent,
+    NetworkEvent,
+    ProcessEvent,
+    ProcessRef,
+    Refusal,
+    SshEvent,
+)
+
+__all__ = ["EventContext", "to_json"]
+
+OCSF_VERSION: Final = "1.8.0"
+# Where a proxied connection is seen when the event says nothing else.
+_DEFAULT_PROXY: Final = {"ip": "127.0.0.1", "port": 3128}
+_SECURITY: Final = ["security_control", "network_proxy", "container", "host"]
+_CONTROL: Final = ["security_control", "container", "host"]
+_PLAIN: Final = ["container", "host"]
+_HTTP_METHODS: Final = {
+    "CONNECT": (1, "Connect"),
+    "DELETE": (2, "Delete"),
+    "GET": (3, "Get"),
+    "HEAD": (4, "Head"),
+    "OPTIONS": (5, "Options"),
+    "POST": (6, "Post"),
+    "PUT": (7, "Put"),
+    "TRACE": (8, "Trace"),
+    "PATCH": (9, "Patch"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EventContext:
+    """Where events come from: product, machine and sandbox."""
+
+    product_version: str = "0"
+    hostname: str = "localhost"
+    sandbox_id: str = ""
+    sandbox_name: str = ""
+    image: str = ""
+
+
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def to_json(event: Event, context: EventContext = EventContext()) -> bytes:
+    """Write one event as one JSON object without a line break."""
+    return _ENCODER.encode(_document(event, context))
+
+
+def _document(event: Event, context: EventContext) -> dict[str, Any]:
+    class_uid, class_name, category_uid, category, activity_id, activity, profiles = _class(event)
+    doc: dict[str, Any] = {
+        "class_uid": class_uid,
+        "class_name": class_name,
+        "category_uid": category_uid,
+        "category_name": category,
+        "activity_id": activity_id,
+        "activity_name": activity,
+        "type_uid": class_uid * 100 + activity_id,
+        "type_name": f"{class_name}: {activity}",
+        "time": event.time_ms,
+        **_pair("severity", event.severity),
+        **_pair("status", event.status),
+    }
+    _put(doc, "message", event.message)
+    _put(doc, "status_detail", event.detail)
+    doc["metadata"] = {
+        "version": OCSF_VERSION,
+        "product": {
+            "name": "OpenShell Sandbox Supervisor",
+            "vendor_name": "OpenShell",
+            "version": context.product_version,
+        },
+        "profiles": profiles,
+        "uid": context.sandbox_id,
+    }
+    doc["device"] = {"hostname": context.hostname, "os": {"name": "Linux"}}
+    container: dict[str, Any] = {"name": context.sandbox_name, "uid": context.sandbox_id}
+    if context.image:
+        container["image"] = {"name": context.image}
+    doc["container"] = container
+    doc.update(_own_fields(event, context))
+    unmapped = dict(event.unmapped or {})
+    refusal = getattr(event, "refusal", None)
+    if isinstance(refusal, Refusal):
+        unmapped.update(_refusal(refusal))
+    _put(doc, "unmapped", unmapped)
+    return doc
+
+
+def _class(event: Event) -> tuple[int, str, int, str, int, str, list[str]]:
+    match event:
+        case NetworkEvent():
+            return (
+                4001,
+                "Network Activity",
+                4,
+                "Network Activity",
+                *_of(event.activity),
+                _SECURITY,
+            )
+        case HttpEvent():
+            number, label = _HTTP_METHODS.get(event.method.upper(), (99, "Other"))
+            return (4002, "HTTP Activity", 4, "Network Activity", number, label, _SECURITY)
+        case SshEvent():
+            return (4007, "SSH Activity", 4, "Network Activity", *_of(event.activity), _CONTROL)
+        case ProcessEvent():
+            return (1007, "Process Activity", 1, "System Activity", *_of(event.activity), _CONTROL)
+        case FindingEvent():
+            return (2004, "Detection Finding", 2, "Findings", 1, "Create", _CONTROL)
+        case ConfigEvent():
+            return (5019, "Device Config State Change", 5, "Discovery", 1, "Log", _CONTROL)
+        case LifecycleEvent():
+            name = "Application Lifecycle"
+            return (6002, name, 6, "Application Activity", *_of(event.activity), _PLAIN)
+        case ApiEvent():
+            profiles = [*_PLAIN, "ai_operation"] if event.model else _PLAIN
+            return (6003, "API Activity", 6, "Application Activity", 99, "Other", profiles)
+        case BaseEvent():
+            return (0, "Base Event", 0, "Uncategorized", 99, "Other", _PLAIN)
+
+
+def _own_fields(event: Event, context: EventContext) -> dict[str, Any]:
+    match event:
+        case NetworkEvent() | HttpEvent():
+            return _traffic(event)
+        case SshEvent():
+            own: dict[str, Any] = {**_verdict(event)}
+            _put(own, "src_endpoint", _end(event.src))
+            _put(own, "dst_endpoint", _end(event.dst))
+            _put(own, "auth_type", event.auth)
+            return own
+        case ProcessEvent():
+            own = {"process": _process(event.process), **_verdict(event)}
+            if event.command_line:
+                own["process"]["cmd_line"] = event.command_line
+            _put(own, "actor", {"process": _process(event.actor)} if event.actor else None)
+            if event.launch:
+                own["launch_type_id"] = event.launch.value
+                own["launch_type"] = event.launch.name.capitalize()
+            if event.exit_code is not None:
+                own["exit_code"] = event.exit_code
+            return own
+        case FindingEvent():
+            return _finding(event)
+        case ConfigEvent():
+            number = 99 if event.enabled is None else 2 if event.enabled else 1
+            return {"state_id": number, "state": event.state}
+        case LifecycleEvent():
+            return {"app": {"name": event.app, "version": context.product_version}}
+        case ApiEvent():
+            own = {"api": {"operation": event.operation}, **_verdict(event)}
+            _put(own, "actor", {"process": _process(event.process)} if event.process else None)
+            _put(own, "ai_model", {"name": event.model, "ai_provider": event.provider})
+            own["duration"] = event.latency_ms
+            return own
+        case BaseEvent():
+            return {}
+
+
+def _traffic(event: NetworkEvent | HttpEvent) -> dict[str, Any]:
+    own: dict[str, Any] = {**_verdict(event)}
+    _put(own, "src_endpoint", _end(event.src))
+    own["proxy_endpoint"] = _DEFAULT_PROXY
+    if event.process:
+        own["actor"] = {"process": _process(event.process)}
+    if event.policy or event.engine:
+        own["firewall_rule"] = {"name": event.policy or "-", "type": event.engine or "-"}
+    own["is_src_dst_assignment_known"] = True
+    if isinstance(event, NetworkEvent):
+        _put(own, "dst_endpoint", _end(event.dst))
+        own["connection_info"] = {"protocol_name": event.protocol or "tcp"}
+        _put(own, "observation_point_id", event.observation_point)
+        return own
+    own["dst_endpoint"] = _end(HostPort(event.host, event.port))
+    own["observation_point_id"] = 2
+    own["http_request"] = {
+        "http_method": event.method,
+        "url": {
+            "scheme": event.scheme,
+            "hostname": event.host,
+            "path": event.path,
+            "port": event.port,
+        },
+    }
+    _put(own, "http_response", {"code": event.code} if event.code else None)
+    return own
+
+
+def _finding(event: FindingEvent) -> dict[str, Any]:
+    info: dict[str, Any] = {"uid": event.uid, "title": event.title}
+    _put(info, "desc", event.description)
+    own: dict[str, Any] = {"finding_info": info, "is_alert": event.is_alert, **_verdict(event)}
+    _put(own, "evidences", [{"data": dict(event.evidence)}] if event.evidence else None)
+    _put(own, "remediation", {"desc": event.remediation} if event.remediation else None)
+    if event.confidence:
+        levels = {"low": 1, "medium": 2, "high": 3}
+        own["confidence_id"] = levels.get(event.confidence.lower(), 99)
+        own["confidence"] = event.confidence.capitalize()
+    return own
+
+
+def _verdict(
+    event: NetworkEvent | HttpEvent | SshEvent | ProcessEvent | FindingEvent | ApiEvent,
+) -> dict[str, Any]:
+    return {**_pair("action", event.action), **_pair("disposition", event.disposition)}
+
+
+def _refusal(refusal: Refusal) -> dict[str, Any]:
+    own: dict[str, Any] = {"reason_code": refusal.code, "generation": refusal.generation}
+    _put(own, "stage", refusal.stage)
+    _put(own, "nearest_rule", refusal.nearest_rule)
+    _put(own, "suggestion", refusal.suggestion)
+    _put(own, "ancestors", list(refusal.ancestors))
+    return own
+
+
+def _of(activity: IntEnum) -> tuple[int, str]:
+    return activity.value, activity.name.replace("_", " ").title()
+
+
+def _pair(name: str, value: IntEnum | None) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    return {f"{name}_id": value.value, name: value.name.replace("_", " ").title()}
+
+
+def _end(end: HostPort | None) -> dict[str, Any] | None:
+    if end is None:
+        return None
+    is_address = ":" in end.host or end.host.replace(".", "").isdigit()
+    return {"ip" if is_address else "domain": end.host, "port": end.port}
+
+
+def _process(process: ProcessRef) -> dict[str, Any]:
+    return {"name": process.name, "pid": process.pid}
+
+
+def _put(doc: dict[str, Any], key: str, value: object) -> None:
+    if value:
+        doc[key] = value
