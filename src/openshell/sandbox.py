@@ -1,0 +1,19 @@
+"""The client library under its contract's import path; the code is in `openshell.sdk`."""
+
+from openshell.sdk.channel import TlsConfig
+from openshell.sdk.client import SandboxClient
+from openshell.sdk.errors import SandboxError
+from openshell.sdk.refs import ExecChunk, ExecResult, SandboxRef, SandboxStatusRef
+from openshell.sdk.session import Sandbox, SandboxSession
+
+__all__ = [
+    "ExecChunk",
+    "ExecResult",
+    "Sandbox",
+    "SandboxClient",
+    "SandboxError",
+    "SandboxRef",
+    "SandboxSession",
+    "SandboxStatusRef",
+    "TlsConfig",
+]

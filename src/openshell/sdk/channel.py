@@ -1,0 +1,102 @@
+"""Opening a gRPC channel to a gateway. The only place of the client that knows certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+
+from openshell.sdk.errors import SandboxError
+
+__all__ = ["TlsConfig", "open_channel", "split_endpoint"]
+
+_OPTIONS: Sequence[tuple[str, Any]] = (
+    # Pings also when idle (spec: CLI 1): a dead gateway is noticed during a long attach.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.enable_http_proxy", 0),
+    # One channel per process is the rule here; sharing subchannels would keep certificates alive.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+)
+
+
+@dataclass(frozen=True)
+class TlsConfig:
+    """Certificates for a TLS connection; everything unset means the system's roots.
+
+    Attributes:
+        ca_path: PEM file of the only authority to trust.
+        cert_path: PEM file of the client certificate; needs `key_path`.
+        key_path: PEM file of its key.
+
+    Raises:
+        ValueError: exactly one of `cert_path` and `key_path` was given.
+    """
+
+    ca_path: Path | None = None
+    cert_path: Path | None = None
+    key_path: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cert_path is None) != (self.key_path is None):
+            raise ValueError("cert_path and key_path belong together: give both or none")
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> TlsConfig:
+        """The bundle `ca.crt`, `tls.crt`, `tls.key`.
+
+        Raises:
+            SandboxError: a file is missing; the message names it.
+        """
+        for name in ("ca.crt", "tls.crt", "tls.key"):
+            if not (directory / name).is_file():
+                raise SandboxError(
+                    f"no client certificate: {directory / name} is missing; "
+                    "register the gateway again with 'openshell gateway add'"
+                )
+        return cls(directory / "ca.crt", directory / "tls.crt", directory / "tls.key")
+
+
+def split_endpoint(endpoint: str) -> tuple[bool, str, int]:
+    """Takes a URL apart: (TLS?, host, port). Default ports are 443 and 80.
+
+    Raises:
+        SandboxError: not an `http://` or `https://` URL with a host.
+    """
+    parts = urlsplit(endpoint)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == -1:
+        raise SandboxError(f"'{endpoint}' is not a gateway endpoint; write it as https://host:port")
+    tls = parts.scheme == "https"
+    return tls, parts.hostname, port or (443 if tls else 80)
+
+
+def open_channel(address: str, tls: TlsConfig | None) -> grpc.Channel:
+    """Opens a channel to `host:port`. Connecting happens at the first call.
+
+    Raises:
+        SandboxError: a certificate file cannot be read.
+    """
+    if tls is None:
+        return grpc.insecure_channel(address, options=_OPTIONS)
+    try:
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=tls.ca_path.read_bytes() if tls.ca_path else None,
+            private_key=tls.key_path.read_bytes() if tls.key_path else None,
+            certificate_chain=tls.cert_path.read_bytes() if tls.cert_path else None,
+        )
+    except OSError as error:
+        raise SandboxError(
+            f"cannot read the client certificate {error.filename}: {error.strerror}"
+        ) from error
+    return grpc.secure_channel(address, credentials, options=_OPTIONS)
