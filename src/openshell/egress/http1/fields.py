@@ -1,0 +1,169 @@
+"""Field lines shared by request heads, response heads and trailers: bytes in, checked pairs out.
+
+Everything is checked in whole-buffer operations of the interpreter (translate, split, partition): a head
+costs microseconds, and no check looks at one byte at a time.
+"""
+
+from __future__ import annotations
+
+import re
+
+from openshell.egress.http1.framing import Framing, declared_framing
+from openshell.egress.http1.rejects import HeadRejected, RejectReason
+
+__all__ = ["Headers", "connection_options", "is_token", "values"]
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+# Bounds the work per head; Apache takes 100 fields, Node 2000. The peer sees 431.
+MAX_FIELDS = 256
+
+TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+# What may stand between line ends: TAB, printable ASCII, and bytes of other encodings.
+TEXT_BYTES = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
+
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+# Fields that decide where the message ends may not be taken away from it by the Connection field.
+_NEVER_NOMINATED = frozenset({b"host", b"content-length", b"transfer-encoding"})
+_SPECIAL = frozenset({b"content-length", b"transfer-encoding", b"connection", b"host"})
+
+
+class HeadBuffer:
+    """Collects bytes until the empty line; linear however they arrive, bounded by the limit."""
+
+    __slots__ = ("_data", "_limit", "_refused", "leftover")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._data = b""
+        self._refused: HeadRejected | None = None
+        self.leftover = b""
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._data)
+
+    def take(self, chunk: bytes) -> bytes | None:
+        """Adds a chunk; returns the head without its last two line ends once it is complete."""
+        if self._refused is not None:
+            raise self._refused
+        known = len(self._data)
+        data = self._data + chunk if known else chunk
+        end = data.find(b"\r\n\r\n", max(known - 3, 0))
+        complete = 0 <= end <= self._limit - 4
+        # A line ended by a bare LF is refused as soon as it is seen: a head that uses only these would
+        # otherwise never end. It goes before every other rule so that cutting does not change the reason.
+        stop = end + 4 if complete else min(len(data), self._limit)
+        start = max(known - 1, 0)
+        if data.count(b"\n", start, stop) != data.count(b"\r\n", start, stop):
+            bare = _BARE_LF.search(data, start, stop)
+            if bare is not None:
+                self._refuse(HeadRejected(RejectReason.BARE_LF, bare.start()))
+        if complete:
+            self._data = b""
+            self.leftover = data[stop:]
+            return data[:end]
+        if len(data) >= self._limit:
+            self._refuse(HeadRejected(RejectReason.TOO_LARGE, self._limit))
+        self._data = data
+        return None
+
+    def end_of_stream(self) -> None:
+        """The peer closed; raises unless no head has begun."""
+        if self._refused is not None:
+            raise self._refused
+        if self._data:
+            self._refuse(HeadRejected(RejectReason.TRUNCATED, len(self._data)))
+
+    def refuse(self, rejected: HeadRejected) -> None:
+        """Remembers a refusal found by the parser: the reader stays refused."""
+        self._refused = rejected
+        self._data = self.leftover = b""
+
+    def _refuse(self, rejected: HeadRejected) -> None:
+        self.refuse(rejected)
+        raise rejected
+
+
+class FieldScan:
+    """The fields of one head and what the reader needs of them."""
+
+    __slots__ = ("codings", "headers", "hosts", "lengths")
+
+    def __init__(self, lines: list[bytes]) -> None:
+        """Reads field lines; the caller has checked that they hold text bytes only."""
+        if len(lines) > MAX_FIELDS + 1:
+            raise HeadRejected(RejectReason.TOO_MANY_FIELDS)
+        headers: list[tuple[bytes, bytes]] = []
+        self.lengths: list[bytes] = []
+        self.codings: list[bytes] = []
+        self.hosts: list[bytes] = []
+        offset = len(lines[0]) + 2
+        for line in lines[1:]:
+            name, colon, value = line.partition(b":")
+            if not colon or not name or name.translate(None, TOKEN_BYTES):
+                raise HeadRejected(_field_reason(line, colon), offset)
+            offset += len(line) + 2
+            value = value.strip(b" \t")
+            lowered = name.lower()
+            if lowered in _SPECIAL:
+                if lowered == b"host":
+                    self.hosts.append(value)
+                elif lowered == b"connection":
+                    _check_connection(value)
+                elif lowered == b"transfer-encoding":
+                    self.codings.append(value)
+                else:
+                    self.lengths.append(value)
+                    # Identical repetitions count as one (`proxy.md` 2.2), and one is what goes on.
+                    if len(self.lengths) > 1 and value == self.lengths[0]:
+                        continue
+            headers.append((name, value))
+        self.headers: Headers = tuple(headers)
+
+    def framing(self, *, http10: bool) -> Framing | None:
+        return declared_framing(self.lengths, self.codings, http10=http10)
+
+
+def split_lines(block: bytes) -> list[bytes]:
+    """Splits a head into lines that hold text bytes only."""
+    lines = block.split(b"\r\n")
+    # All that is left after removing text must be the line ends themselves, each CR with its LF.
+    if block.translate(None, TEXT_BYTES) != b"\r\n" * (len(lines) - 1):
+        raise HeadRejected(RejectReason.CONTROL_BYTE)
+    return lines
+
+
+def is_token(value: bytes) -> bool:
+    """Whether the value is a non-empty token of RFC 9110 5.6.2."""
+    return bool(value) and not value.translate(None, TOKEN_BYTES)
+
+
+def values(headers: Headers, name: bytes) -> tuple[bytes, ...]:
+    """All values of a field in order; `name` in lower case."""
+    return tuple([value for key, value in headers if key.lower() == name])
+
+
+def connection_options(headers: Headers) -> frozenset[bytes]:
+    """The options of all Connection fields, in lower case."""
+    found = values(headers, b"connection")
+    if not found:
+        return frozenset()
+    return frozenset(
+        option.strip(b" \t").lower() for value in found for option in value.split(b",")
+    )
+
+
+def _check_connection(value: bytes) -> None:
+    for option in value.split(b","):
+        stripped = option.strip(b" \t")
+        if not is_token(stripped):
+            raise HeadRejected(RejectReason.CONNECTION_OPTION)
+        if stripped.lower() in _NEVER_NOMINATED:
+            raise HeadRejected(RejectReason.CONNECTION_FORBIDDEN)
+
+
+def _field_reason(line: bytes, colon: bytes) -> RejectReason:
+    if line[:1] in (b" ", b"\t"):
+        return RejectReason.FOLDED_LINE
+    return RejectReason.FIELD_NAME if colon else RejectReason.NO_COLON

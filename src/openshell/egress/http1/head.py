@@ -1,0 +1,183 @@
+"""Strict reading of a request head: bytes in, a head or a refusal out.
+
+No bodies, no path canonicalisation (that is `openshell.policy.target`), no policy, no I/O. The outcome
+tables in the tests are the contract; how the bytes are scanned is this module's own affair.
+
+It is strict because we stand between an agent and an upstream: anything two parsers could read differently
+is refused, never repaired. Beyond its two arguments nothing makes it lenient.
+
+Called by the listener for the first request of a connection and by the tunnel relay for later ones. They
+differ in the size limit and in whether a Host field must be there (a CONNECT or an absolute target names the
+authority itself). The rules are those of `proxy.md` 2.1, 2.2 and 9.1.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from openshell.egress.http1.fields import (
+    FieldScan,
+    HeadBuffer,
+    Headers,
+    connection_options,
+    is_token,
+    split_lines,
+    values,
+)
+from openshell.egress.http1.framing import NO_BODY, Framing, Length, NoBody
+from openshell.egress.http1.rejects import HeadRejected, RejectReason
+
+__all__ = [
+    "FIRST_HEAD_LIMIT",
+    "TUNNEL_HEAD_LIMIT",
+    "RequestHead",
+    "RequestHeadReader",
+    "render_request_head",
+]
+
+# Bounds what one connection can make us keep before it has said anything useful; nginx and Apache use 8 KiB
+# as well. The client sees 431.
+FIRST_HEAD_LIMIT = 8 * 1024
+# Requests inside a tunnel carry cookies and tokens; Node and Envoy allow 16 KiB or more. The client sees 431.
+TUNNEL_HEAD_LIMIT = 16 * 1024
+
+_VERSIONS = frozenset({b"HTTP/1.1", b"HTTP/1.0"})
+# reg-name, IPv4 or a bracketed IPv6 address, with an optional port. Neither userinfo nor a list gets through.
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A head that passed every check; fields in the order and spelling received."""
+
+    method: bytes
+    target: bytes
+    version: bytes
+    headers: Headers
+    framing: Framing
+
+    def values(self, name: bytes) -> tuple[bytes, ...]:
+        """All values of a field; `name` in lower case."""
+        return values(self.headers, name)
+
+    @property
+    def host(self) -> bytes | None:
+        """The one Host field, or None in a head that may omit it."""
+        found = values(self.headers, b"host")
+        return found[0] if found else None
+
+    @property
+    def connection_options(self) -> frozenset[bytes]:
+        return connection_options(self.headers)
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the client wants the connection to stay for another request."""
+        options = connection_options(self.headers)
+        if self.version == b"HTTP/1.1":
+            return b"close" not in options
+        return b"keep-alive" in options and b"close" not in options
+
+    @property
+    def expects_continue(self) -> bool:
+        return any(value.lower() == b"100-continue" for value in values(self.headers, b"expect"))
+
+    def upgrade_tokens(self) -> frozenset[bytes]:
+        """Protocols the client asks to switch to (lower case); empty unless Connection says upgrade."""
+        if b"upgrade" not in connection_options(self.headers):
+            return frozenset()
+        found = values(self.headers, b"upgrade")
+        return frozenset(
+            item.strip(b" \t").lower() for value in found for item in value.split(b",")
+        )
+
+    def with_target(self, target: bytes) -> RequestHead:
+        return replace(self, target=target)
+
+    def with_headers(self, headers: Headers) -> RequestHead:
+        """The same request with other fields; the caller leaves the framing fields alone."""
+        return replace(self, headers=headers)
+
+
+class RequestHeadReader:
+    """Reads one head. A further head needs a new reader, fed with the leftover of what came between."""
+
+    __slots__ = ("_buffer", "_require_host")
+
+    def __init__(self, *, limit: int, require_host: bool) -> None:
+        self._buffer = HeadBuffer(limit)
+        self._require_host = require_host
+
+    def feed(self, chunk: bytes) -> RequestHead | None:
+        """Takes bytes; returns the head once complete. Raises HeadRejected, and from then on always."""
+        block = self._buffer.take(chunk)
+        if block is None:
+            return None
+        try:
+            return _parse(block, require_host=self._require_host)
+        except HeadRejected as rejected:
+            self._buffer.refuse(rejected)
+            raise
+
+    def end_of_stream(self) -> None:
+        """The peer closed. Raises HeadRejected when a head had begun: that is an abort, not an end."""
+        self._buffer.end_of_stream()
+
+    @property
+    def leftover(self) -> bytes:
+        """Bytes behind the head: the body, or the next request."""
+        return self._buffer.leftover
+
+    @property
+    def pending(self) -> bool:
+        """Whether a head has begun and not ended."""
+        return self._buffer.pending
+
+
+def _parse(block: bytes, *, require_host: bool) -> RequestHead:
+    if not block.isascii():
+        try:
+            block.decode()
+        except UnicodeDecodeError as error:
+            raise HeadRejected(RejectReason.NOT_UTF8, error.start) from None
+    lines = split_lines(block)
+    method, target, version = _request_line(lines[0])
+    scan = FieldScan(lines)
+    framing = scan.framing(http10=version == b"HTTP/1.0") or NO_BODY
+    # A tunnel starts right behind the head: a body there is read as tunnel bytes by one side only.
+    if method == b"CONNECT" and not (isinstance(framing, NoBody) or framing == Length(0)):
+        raise HeadRejected(RejectReason.CONNECT_BODY)
+    _check_host(scan.hosts, required=require_host and version == b"HTTP/1.1")
+    return RequestHead(method, target, version, scan.headers, framing)
+
+
+def _request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        raise HeadRejected(RejectReason.REQUEST_LINE)
+    method, target, version = parts
+    if not is_token(method):
+        raise HeadRejected(RejectReason.METHOD)
+    if not target or b"\t" in target:
+        raise HeadRejected(RejectReason.TARGET, len(method) + 1)
+    if version not in _VERSIONS:
+        raise HeadRejected(RejectReason.VERSION, len(method) + len(target) + 2)
+    return method, target, version
+
+
+def _check_host(hosts: list[bytes], *, required: bool) -> None:
+    if len(hosts) == 1:
+        if _HOST(hosts[0]) is None:
+            raise HeadRejected(RejectReason.HOST_INVALID)
+    elif hosts:
+        # RFC 9112 3.2; the same field twice is refused too, whoever picks one need not pick ours.
+        raise HeadRejected(RejectReason.HOST_REPEATED)
+    elif required:
+        raise HeadRejected(RejectReason.HOST_MISSING)
+
+
+def render_request_head(head: RequestHead) -> bytes:
+    """The bytes of a head. The parts were checked when it was read or rewritten, not here again."""
+    lines = [b"%b: %b\r\n" % pair for pair in head.headers]
+    return b"%b %b %b\r\n%b\r\n" % (head.method, head.target, head.version, b"".join(lines))
