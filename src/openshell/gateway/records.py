@@ -1,0 +1,70 @@
+"""Rows to messages and back, for the kinds whose payload is a protobuf message with ObjectMeta.
+
+The row is authoritative for the resource version; what the payload says of it is overwritten on
+every read. Used by every service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from openshell._proto import datamodel_pb2
+from openshell.gateway.store.model import NewRow, Row
+
+__all__ = ["Kind", "load", "load_all", "to_row"]
+
+
+M = TypeVar("M", bound=Message)
+
+
+class Kind:
+    """Names of object kinds in the store; the contract's `object_type` values."""
+
+    SANDBOX = "sandbox"
+    PROVIDER = "provider"
+    PROVIDER_PROFILE = "provider_profile"
+    REFRESH_STATE = "provider_credential_refresh_state"
+    SSH_SESSION = "ssh_session"
+    SERVICE_ENDPOINT = "service_endpoint"
+    INFERENCE_ROUTE = "inference_route"
+    WORKSPACE = "workspace"
+    WORKSPACE_MEMBER = "workspace_member"
+    SANDBOX_SETTINGS = "sandbox_settings"
+    GATEWAY_SETTINGS = "gateway_settings"
+    SANDBOX_POLICY = "sandbox_policy"
+    DRAFT_POLICY_CHUNK = "draft_policy_chunk"
+    CREDENTIAL = "credential.gateway-encrypted"
+
+
+def load(row: Row, message_class: type[M]) -> M:
+    """The row's message, its metadata carrying the row's resource version."""
+    message: Any = message_class.FromString(row.payload)
+    message.metadata.resource_version = row.resource_version
+    loaded: M = message
+    return loaded
+
+
+def load_all(rows: Sequence[Row], message_class: type[M]) -> list[M]:
+    return [load(row, message_class) for row in rows]
+
+
+def to_row(
+    kind: str, message: Message, *, scope: str | None = None, status: str | None = None
+) -> NewRow:
+    """A row to put, keyed by the message's own metadata."""
+    carrier: Any = message
+    metadata: datamodel_pb2.ObjectMeta = carrier.metadata
+    return NewRow(
+        id=metadata.id,
+        kind=kind,
+        workspace=metadata.workspace,
+        name=metadata.name or None,
+        scope=scope,
+        status=status,
+        payload=message.SerializeToString(),
+        labels=dict(metadata.labels),
+        created_at_ms=metadata.created_at_ms,
+    )

@@ -1,0 +1,170 @@
+"""The store on SQLite: one writer thread, a few reader threads, write-ahead log.
+
+Writers of other processes are allowed (several gateways, one database): every write begins
+IMMEDIATE and is retried when the lock was not to be had. A caller that is cancelled does not stop
+a transaction that began; it only does not learn of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from openshell.gateway.store.migrations import migrate
+from openshell.gateway.store.model import StoreUnavailable, Tx
+from openshell.gateway.store.sqlite_tx import SqliteTx
+
+__all__ = ["SqliteStore"]
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_MS = 5_000
+"""How long SQLite itself waits for another process's write lock."""
+WRITE_ATTEMPTS = 3
+"""Times a write is begun when the lock could not be had; the caller then hears UNAVAILABLE's cause."""
+READERS = 2
+"""Reader threads: queries take tens of microseconds, two keep one slow list from blocking the rest."""
+
+_SENTENCES = {
+    sqlite3.SQLITE_FULL: "the disk that holds the gateway's database is full: free some space",
+    sqlite3.SQLITE_READONLY: "the gateway's database is read-only: make the file and its directory writable",
+    sqlite3.SQLITE_IOERR: "the gateway's database cannot be read or written (I/O error): check the disk",
+    sqlite3.SQLITE_CORRUPT: "the gateway's database is damaged: restore it from a copy",
+    sqlite3.SQLITE_NOTADB: "the gateway's database file is not an SQLite database: check the path",
+    sqlite3.SQLITE_CANTOPEN: "the gateway's database cannot be opened: check that its directory exists and is writable",
+    sqlite3.SQLITE_BUSY: "the gateway's database is locked by another process for too long: try again",
+    sqlite3.SQLITE_LOCKED: "the gateway's database is locked: try again",
+}
+
+
+class SqliteStore:
+    """Implements `Store`. Open it with `SqliteStore.open`."""
+
+    def __init__(self, path: str, clock_ms: Callable[[], int]) -> None:
+        self._path = path
+        self._clock_ms = clock_ms
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+
+    @classmethod
+    async def open(cls, path: str, *, clock_ms: Callable[[], int]) -> SqliteStore:
+        """Creates the file (0600) if absent and migrates it. Raises `StoreUnavailable`."""
+        store = cls(path, clock_ms)
+        try:
+            await asyncio.get_running_loop().run_in_executor(store._writer, store._prepare)
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    def __repr__(self) -> str:
+        return f"SqliteStore({self._path!r})"
+
+    def _prepare(self) -> None:
+        try:
+            # Made by us first, so that it never exists with a wider mode.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StoreUnavailable(
+                f"the gateway's database {self._path} cannot be opened: {error.strerror}"
+            ) from error
+        try:
+            connection = self._connection()
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            migrate(connection)
+        except sqlite3.Error as error:
+            raise _unavailable(error) from error
+        for suffix in ("", "-wal", "-shm"):
+            if os.path.exists(self._path + suffix):
+                os.chmod(self._path + suffix, 0o600)
+
+    def _connection(self) -> sqlite3.Connection:
+        present: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if present is not None:
+            return present
+        connection = sqlite3.connect(
+            self._path,
+            timeout=BUSY_TIMEOUT_MS / 1000,
+            isolation_level=None,
+            # Each is used by one thread; `close` runs in another after all have ended.
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        self._local.connection = connection
+        with self._lock:
+            self._connections.append(connection)
+        return connection
+
+    def _run(self, begin: str, fn: Callable[[Tx], T]) -> T:
+        connection = self._connection()
+        connection.execute(begin)
+        try:
+            result = fn(SqliteTx(connection, self._clock_ms()))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return result
+
+    def _write(self, fn: Callable[[Tx], T]) -> T:
+        for attempt in range(1, WRITE_ATTEMPTS + 1):
+            try:
+                return self._run("BEGIN IMMEDIATE", fn)
+            except sqlite3.Error as error:
+                if attempt < WRITE_ATTEMPTS and _primary_code(error) in _RETRIED:
+                    continue
+                raise _unavailable(error) from error
+        raise AssertionError("unreachable")
+
+    def _read(self, fn: Callable[[Tx], T]) -> T:
+        try:
+            return self._run("BEGIN", fn)
+        except sqlite3.Error as error:
+            raise _unavailable(error) from error
+
+    async def write(self, fn: Callable[[Tx], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._write, fn)
+
+    async def read(self, fn: Callable[[Tx], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, fn)
+
+    async def close(self) -> None:
+        """Waits for running transactions, then closes. Idempotent."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._shutdown)
+
+    def _shutdown(self) -> None:
+        self._writer.shutdown(wait=True)
+        self._readers.shutdown(wait=True)
+        with self._lock:
+            connections, self._connections = self._connections, []
+        for connection in connections:
+            connection.close()
+
+
+_RETRIED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    # The extended code carries the primary one in its low byte.
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
+
+
+def _unavailable(error: sqlite3.Error) -> StoreUnavailable:
+    sentence = _SENTENCES.get(_primary_code(error))
+    if sentence is None:
+        name = getattr(error, "sqlite_errorname", type(error).__name__)
+        sentence = f"the gateway's database refused an operation ({name}): see the gateway's log"
+    return StoreUnavailable(sentence)

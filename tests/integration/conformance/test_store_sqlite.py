@@ -1,0 +1,116 @@
+"""The store contract on SQLite, and what only a database in a file can suffer."""
+
+import asyncio
+import os
+import sqlite3
+import stat
+
+import pytest
+
+from integration.conformance.store_contract import CHECKS, put, row
+from openshell.gateway.store import (
+    LogLine,
+    MatchResourceVersion,
+    StoreConflict,
+    StoreUnavailable,
+    sqlite_tx,
+)
+from openshell.gateway.store.sqlite import SqliteStore
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1_000
+
+    def __call__(self):
+        self.now += 1
+        return self.now
+
+
+@pytest.fixture
+async def store(tmp_path):
+    opened = await SqliteStore.open(str(tmp_path / "db"), clock_ms=Clock())
+    yield opened
+    await opened.close()
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+async def test_contract(store, check):
+    await check(store)
+
+
+async def test_reopened_keeps_rows_and_private_files(tmp_path):
+    path = str(tmp_path / "db")
+    store = await SqliteStore.open(path, clock_ms=Clock())
+    await put(store, row())
+    for name in os.listdir(tmp_path):
+        assert stat.S_IMODE(os.stat(tmp_path / name).st_mode) == 0o600
+    await store.close()
+    again = await SqliteStore.open(path, clock_ms=Clock())
+    assert await again.read(lambda tx: tx.get_by_id("thing", "a")) is not None
+    await again.close()
+
+
+async def test_two_stores_on_one_file_see_one_truth(tmp_path):
+    path = str(tmp_path / "db")
+    one, two = await asyncio.gather(
+        SqliteStore.open(path, clock_ms=Clock()), SqliteStore.open(path, clock_ms=Clock())
+    )
+    await put(one, row())
+    results = await asyncio.gather(
+        put(one, row(), MatchResourceVersion(1)),
+        put(two, row(), MatchResourceVersion(1)),
+        return_exceptions=True,
+    )
+    assert sorted(type(result).__name__ for result in results) == ["Row", "StoreConflict"]
+    assert any(isinstance(result, StoreConflict) for result in results)
+    await one.close()
+    await two.close()
+
+
+async def test_retention_keeps_the_newest_lines(store, monkeypatch):
+    monkeypatch.setattr(sqlite_tx, "LOG_LINES_MAX", 10)
+    monkeypatch.setattr(sqlite_tx, "LOG_LINES_SLACK", 5)
+    for index in range(40):
+        line = LogLine("sb", index, "sandbox", "INFO", "t", str(index))
+        await store.write(lambda tx, line=line: tx.append_logs([line]))
+    kept = await store.read(lambda tx: tx.read_logs("sb", last=1000))
+    assert 10 <= len(kept) <= 15
+    assert kept[-1].message == "39"
+    assert [int(line.message) for line in kept] == list(range(40 - len(kept), 40))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "says"),
+    [
+        pytest.param(lambda path: path.mkdir(), "cannot be opened", id="a directory"),
+        pytest.param(
+            lambda path: path.write_bytes(b"x" * 8192), "not an SQLite", id="not a database"
+        ),
+        pytest.param(lambda path: _newer(path), "schema 999", id="newer schema"),
+    ],
+)
+async def test_unusable_file_is_one_sentence(tmp_path, prepare, says):
+    path = tmp_path / "db"
+    prepare(path)
+    with pytest.raises(StoreUnavailable, match=says):
+        await SqliteStore.open(str(path), clock_ms=Clock())
+
+
+def _newer(path):
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 999")
+    connection.close()
+
+
+async def test_full_disk_is_one_sentence_and_nothing_written(store):
+    await put(store, row())
+
+    def limit(tx):
+        tx._connection.execute("PRAGMA max_page_count = 1").fetchone()
+
+    await store.write(limit)
+    big = row(id="b", name="beta", labels={"k": "x" * 200_000})
+    with pytest.raises(StoreUnavailable, match=r"disk .* is full"):
+        await put(store, big)
+    assert await store.read(lambda tx: tx.get_by_id("thing", "b")) is None
