@@ -1,0 +1,186 @@
+"""What is asked of a policy and what it answers: values only.
+
+A refusal is a value that carries everything said about it anywhere (reason, nearest rule, the
+smallest change that would allow it), so that the 403 body, the event, the log and the command
+line use one wording. The answers are made by `compile`; egress reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeAlias
+
+from openshell.policy.model import CredentialBinding, Endpoint
+
+__all__ = [
+    "ConnectionAllowed",
+    "ConnectionDecision",
+    "ConnectionDenied",
+    "ConnectionRequest",
+    "EndpointConfig",
+    "L7Request",
+    "RequestAllowed",
+    "RequestAudited",
+    "RequestDecision",
+    "RequestDenied",
+]
+
+
+def _no_params() -> Mapping[str, tuple[str, ...]]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRequest:
+    """A process wants host:port. `relaxed` means binary identity is switched off."""
+
+    host: str
+    port: int
+    binary: str | None
+    ancestors: tuple[str, ...] = ()
+    cmdline: tuple[str, ...] = ()
+    relaxed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class L7Request:
+    """A request on an allowed connection. `path` is canonical, placeholders redacted."""
+
+    method: str
+    path: str
+    query: Mapping[str, tuple[str, ...]] = field(default_factory=_no_params)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EndpointConfig:
+    """One endpoint of one rule, compiled. Compared by identity: it belongs to one generation."""
+
+    endpoint: Endpoint = field(repr=False)
+    policy_key: str
+    index: int
+    # Lower-cased; "" is opaque traffic.
+    protocol: str
+    # "enforce" or "audit".
+    enforcement: str
+    tls_skip: bool
+    # A host that names one host: neither a wildcard nor empty.
+    is_exact_host: bool
+    # Rank among several configs of one connection: characters of the path that are not `*`.
+    specificity: int
+    # Route selection (Dialect R) on a canonical path.
+    matches_route: Callable[[str], object] = field(repr=False)
+
+    @property
+    def location(self) -> str:
+        return f"{self.policy_key}.endpoints[{self.index}]"
+
+    @property
+    def is_inspected(self) -> bool:
+        return self.protocol not in ("", "tcp")
+
+    @property
+    def provider_credentialed(self) -> bool:
+        return self.endpoint.provider_credentialed
+
+    @property
+    def credential_binding(self) -> CredentialBinding | None:
+        return self.endpoint.credential_binding
+
+    @property
+    def allow_encoded_slash(self) -> bool:
+        return self.endpoint.allow_encoded_slash
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionAllowed:
+    host: str
+    port: int
+    binary: str | None
+    matched_policy: str
+    # Endpoints that say how to treat the connection (a protocol, allowed_ips or tls), in order of
+    # rule key and position. The first one decides TLS mode and allowed_ips.
+    configs: tuple[EndpointConfig, ...]
+    # Every endpoint that matched, in the same order.
+    endpoints: tuple[EndpointConfig, ...]
+    # Matched endpoints that a person named exactly, for a program that a person named: they may
+    # resolve to private addresses.
+    trusted: tuple[EndpointConfig, ...]
+    generation: int
+
+    @property
+    def exact_declared_host(self) -> bool:
+        return bool(self.trusted)
+
+    @property
+    def tls_mode(self) -> str:
+        """Either "skip" or "auto"."""
+        return "skip" if self.configs and self.configs[0].tls_skip else "auto"
+
+    @property
+    def allowed_ips(self) -> tuple[str, ...]:
+        return self.configs[0].endpoint.allowed_ips if self.configs else ()
+
+    @property
+    def l7_configs(self) -> tuple[EndpointConfig, ...]:
+        return tuple(config for config in self.configs if config.is_inspected)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionDenied:
+    """Codes: no_policy, endpoint_not_allowed, binary_not_allowed, invalid_host, quarantine."""
+
+    host: str
+    port: int
+    binary: str | None
+    reason_code: str
+    reason: str
+    nearest_rule: str | None
+    suggestion: str
+    generation: int
+
+
+ConnectionDecision: TypeAlias = ConnectionAllowed | ConnectionDenied
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAllowed:
+    policy: str
+    # None on a connection without inspection: the connection's own decision is all there is.
+    config: EndpointConfig | None
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAudited:
+    """Not allowed, but the endpoint only records: forward it and log why."""
+
+    policy: str
+    config: EndpointConfig
+    reason_code: str
+    reason: str
+    nearest_rule: str | None
+    suggestion: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestDenied:
+    """`hard` ones ignore audit mode.
+
+    Codes: deny_rule, no_allow, no_route, encoded_slash, unsupported_protocol, evaluation_error,
+    stale_generation, quarantine.
+    """
+
+    policy: str
+    config: EndpointConfig | None
+    reason_code: str
+    reason: str
+    hard: bool
+    nearest_rule: str | None
+    suggestion: str
+    generation: int
+
+
+RequestDecision: TypeAlias = RequestAllowed | RequestAudited | RequestDenied
