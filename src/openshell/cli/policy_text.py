@@ -1,0 +1,53 @@
+"""Policies between messages and the text that people write and read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openshell._proto import sandbox_pb2
+from openshell.cli.failures import CliError
+from openshell.codec.policy import policy_from_proto, policy_to_proto
+from openshell.policy.parse import PolicyParseError, dump_policy, parse_policy, policy_to_json
+
+if TYPE_CHECKING:
+    from openshell.policy.model import SandboxPolicy
+
+__all__ = ["policy_document", "policy_yaml", "read_policy", "source_name"]
+
+
+def read_policy(path: str) -> sandbox_pb2.SandboxPolicy:
+    """Reads and checks a policy file.
+
+    Raises:
+        CliError: it cannot be read, parsed or would be refused; the message names file, line and key.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise CliError(f"failed to read sandbox policy from {path}: {reason}") from error
+    try:
+        return policy_to_proto(parse_policy(text, source=path))
+    except PolicyParseError as error:
+        raise CliError(f"failed to parse sandbox policy YAML\n{error}") from error
+
+
+def _policy(message: sandbox_pb2.SandboxPolicy) -> SandboxPolicy:
+    return policy_from_proto(message)
+
+
+def policy_yaml(message: sandbox_pb2.SandboxPolicy) -> str:
+    """The policy as YAML, in the form that `policy set` takes."""
+    return dump_policy(_policy(message))
+
+
+def policy_document(message: sandbox_pb2.SandboxPolicy) -> dict[str, Any]:
+    """The policy as a JSON document of the same shape."""
+    return policy_to_json(_policy(message))
+
+
+def source_name(source: int) -> str:
+    """`sandbox`, `global` or `unspecified`."""
+    name = sandbox_pb2.PolicySource.Name(source)  # type: ignore[arg-type]  # the stub wants the enum's type
+    return name.removeprefix("POLICY_SOURCE_").lower()
