@@ -1,0 +1,600 @@
+"""The local compute driver: the ComputeDriver interface over a state directory and a zygote.
+
+It writes what a supervisor starts from, has the zygote fork it, watches it by pidfd and removes
+what it leaves. How a sandbox is isolated is the supervisor's part; what a status means to a client
+is the gateway's. Used by the gateway on its event loop; what takes long runs on a thread.
+
+One lock per sandbox orders the calls for it. What is known survives in the state directory: a new
+driver finds running supervisors by pid, start time and boot, and reports the dead ones.
+"""
+
+import asyncio
+import contextlib
+import os
+import pwd
+import signal
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from openshell.drivers.base import (
+    Capabilities,
+    Deleted,
+    DriverError,
+    DriverErrorCode,
+    DriverEvent,
+    DriverSandbox,
+    PlatformEvent,
+    SandboxStatus,
+)
+from openshell.drivers.launch import Exposure, LaunchPlan, PlanError, decode_plan, encode_plan
+from openshell.drivers.local import processes, request
+from openshell.drivers.local.credential_files import CredentialFinder
+from openshell.drivers.local.lock import StateLock
+from openshell.drivers.local.observe import Backend, Facts, conditions_of
+from openshell.drivers.local.paths import SandboxPaths, StateDirError, StatePaths, secure_directory
+from openshell.drivers.local.probe import missing_prerequisite
+from openshell.drivers.local.removal import RemovalError, remove_tree
+from openshell.drivers.local.state import (
+    FailureRecord,
+    IsolationRecord,
+    ProcessRecord,
+    boot_id,
+    open_process,
+    read_record,
+    sync_directory,
+    write_bytes,
+    write_record,
+)
+from openshell.drivers.local.tools import Homes, expose
+from openshell.drivers.local.watchers import Watchers
+from openshell.drivers.local.zygote_client import ZygoteClient
+from openshell.drivers.local.zygote_protocol import Exited
+
+__all__ = ["LocalDriver", "LocalDriverConfig"]
+
+_VERSION = "1"
+# As the contract's container drivers: time for the main process to end by itself.
+_STOP_SECONDS = 10.0
+# A killed process ends in milliseconds; one in an uninterruptible wait may take longer.
+_KILL_SECONDS = 10.0
+# The zygote says the exit code right after the pidfd says the end.
+_EXIT_CODE_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDriverConfig:
+    """Settings of `[openshell.drivers.local]`."""
+
+    # Certificates for upstream TLS, added to the system's; a PEM file.
+    upstream_ca_bundle: str = ""
+    # Processes per sandbox; zero: the supervisor's default.
+    pids_limit: int = 0
+    # Addresses of the gateway, "host:port": no policy may reach them.
+    gateway_addresses: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Sandbox:
+    """What is known about one sandbox; changed under its lock only."""
+
+    plan: LaunchPlan
+    paths: SandboxPaths
+    backend: Backend = Backend.PREPARING
+    stopped: bool = False
+    deleting: bool = False
+    exit_code: int | None = None
+    failure: FailureRecord | None = None
+    pid: int = 0
+    pidfd: int = -1
+    exit_known: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def status(self) -> SandboxStatus:
+        return SandboxStatus(
+            id=self.plan.sandbox_id,
+            name=self.plan.name,
+            workspace=self.plan.workspace,
+            conditions=conditions_of(
+                Facts(self.backend, self.stopped, self.exit_code, self.failure)
+            ),
+            instance_id=self.plan.instance_id,
+            deleting=self.deleting,
+            phases=self.failure.phases if self.failure else (),
+        )
+
+
+class LocalDriver:
+    """Sandboxes on this machine. `state_dir` is the driver's own: `<state root>/local`."""
+
+    def __init__(
+        self,
+        state_dir: str,
+        endpoint: str,
+        config: LocalDriverConfig | None = None,
+        python: str = sys.executable,
+        *,
+        environment: Mapping[str, str] | None = None,
+        new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._paths = StatePaths(os.path.abspath(state_dir))
+        self._endpoint = endpoint
+        self._config = config or LocalDriverConfig()
+        self._environment = dict(os.environ if environment is None else environment)
+        self._new_id = new_id
+        self._clock_ms = clock_ms
+        self._lock = StateLock(self._paths.lock)
+        self._zygote = ZygoteClient(self._paths, python, self._zygote_saw_exit, self._environment)
+        self._sandboxes: dict[str, _Sandbox] = {}
+        self._watchers = Watchers()
+        self._finder = CredentialFinder()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._boot = ""
+
+    # -- life of the driver
+
+    async def open(self) -> None:
+        """Lock the state directory, adopt what runs, clean up what is half gone."""
+        try:
+            for path in (self._paths.root, self._paths.sandboxes, self._paths.trash):
+                secure_directory(path)
+                if path == self._paths.root:
+                    self._lock.acquire()
+        except StateDirError as error:
+            raise DriverError(DriverErrorCode.FAILED_PRECONDITION, str(error)) from error
+        self._boot = boot_id()
+        await asyncio.to_thread(self._empty_trash)
+        unclear = [name for name in sorted(os.listdir(self._paths.sandboxes)) if self._adopt(name)]
+        if unclear:
+            await self._adopt_from_zygote(unclear)
+        # Ready before the first create needs it; nobody waits for it here.
+        self._spawn(self._warm(), "zygote")
+
+    async def close(self) -> None:
+        """Let go. Sandboxes live on; the zygote ends if it has none."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        running = any(known.backend is Backend.RUNNING for known in self._sandboxes.values())
+        if not running:
+            await self._zygote.shutdown()
+        self._zygote.close()
+        for known in self._sandboxes.values():
+            self._forget_process(known)
+        self._watchers.close()
+        self._lock.release()
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            "local", _VERSION, request.DEFAULT_IMAGE, gateway_manages_lifecycle=False
+        )
+
+    # -- calls
+
+    async def validate_create(self, sandbox: DriverSandbox) -> None:
+        """Check all that needs no side effect."""
+        try:
+            self._paths.sandbox(sandbox.id)
+        except ValueError as error:
+            raise DriverError(DriverErrorCode.INVALID_ARGUMENT, str(error)) from error
+        request.check_request(sandbox)
+        request.parse_config(sandbox.driver_config)
+        request.parse_limits(sandbox.resources)
+        problem = missing_prerequisite()
+        if problem:
+            raise DriverError(DriverErrorCode.FAILED_PRECONDITION, problem)
+
+    async def create(self, sandbox: DriverSandbox) -> None:
+        """Write the plan and have its supervisor forked."""
+        await self.validate_create(sandbox)
+        request.check_credentials(sandbox, self._endpoint)
+        for known in self._sandboxes.values():
+            plan = known.plan
+            if plan.sandbox_id == sandbox.id or (plan.workspace, plan.name) == (
+                sandbox.workspace,
+                sandbox.name,
+            ):
+                raise DriverError(DriverErrorCode.ALREADY_EXISTS, "sandbox already exists")
+        paths = self._paths.sandbox(sandbox.id)
+        known = _Sandbox(self._plan(sandbox, Exposure()), paths)
+        self._sandboxes[sandbox.id] = known
+        async with known.lock:
+            try:
+                known.plan = self._plan(sandbox, await self._exposure(sandbox))
+                self._publish(known)
+                self._event(known, "Scheduled", "state written", "requesting_sandbox")
+                _write_new(known, sandbox)
+                await self._launch(known)
+                await asyncio.to_thread(_synchronise, paths)
+            except BaseException as error:
+                await asyncio.shield(self._undo_create(known))
+                if isinstance(error, OSError):
+                    raise _state_error(paths.root, error) from error
+                raise
+        self._event(known, "Started", "supervisor started", "starting_sandbox")
+
+    async def start(
+        self, sandbox_id: str, *, token: str | None = None, initial_config: bytes | None = None
+    ) -> None:
+        """Start a stopped sandbox, or one that did not end by itself, from its state."""
+        known = self._find(sandbox_id)
+        async with known.lock:
+            if known.backend is Backend.RUNNING:
+                return
+            paths = known.paths
+            if os.path.exists(paths.exited) and not known.stopped:
+                raise DriverError(
+                    DriverErrorCode.FAILED_PRECONDITION,
+                    "the main process of this sandbox has ended and is not run again by itself: "
+                    "stop the sandbox first, or create a new one",
+                )
+            try:
+                await self._clean_leftovers(known)
+                self._begin_again(known, token, initial_config)
+                self._publish(known)
+                await self._launch(known)
+            except OSError as error:
+                raise _state_error(paths.root, error) from error
+
+    async def stop(self, sandbox_id: str) -> None:
+        """End everything that runs and keep the state."""
+        known = self._find(sandbox_id)
+        async with known.lock:
+            if not known.stopped:
+                try:
+                    # First, so that the end that follows is known to be wanted, whoever sees it.
+                    write_bytes(known.paths.stopped, b"", durable=True)
+                except OSError as error:
+                    raise _state_error(known.paths.root, error) from error
+                known.stopped = True
+            if known.pidfd >= 0:
+                processes.send(known.pidfd, signal.SIGTERM)
+                await processes.wait_ended((known.pidfd,), _STOP_SECONDS)
+            await self._kill(known)
+            await self._clean_leftovers(known)
+            self._publish(known)
+
+    async def delete(self, sandbox_id: str) -> bool:
+        """End everything and remove the state; False when there was nothing."""
+        known = self._sandboxes.get(sandbox_id)
+        if known is None:
+            return False
+        async with known.lock:
+            if self._sandboxes.get(sandbox_id) is not known:
+                return False
+            known.deleting = True
+            self._publish(known)
+            try:
+                await self._kill(known)
+                await self._clean_leftovers(known)
+                await self._remove_directory(known)
+            except BaseException:
+                known.deleting = False
+                raise
+            del self._sandboxes[sandbox_id]
+        self._watchers.publish(Deleted(sandbox_id))
+        return True
+
+    async def get(self, sandbox_id: str) -> SandboxStatus:
+        return self._find(sandbox_id).status()
+
+    async def list(self) -> tuple[SandboxStatus, ...]:
+        return tuple(known.status() for known in self._sandboxes.values())
+
+    async def watch(self) -> AsyncIterator[DriverEvent]:
+        """Every known sandbox, then what changes."""
+        with self._watchers.subscribe() as events:
+            for status in await self.list():
+                yield status
+            async for event in events:
+                yield event
+
+    def exposure(self, sandbox_id: str) -> Exposure:
+        """What of the caller's files a sandbox sees, and what was not exposed."""
+        return self._find(sandbox_id).plan.exposure
+
+    # -- starting
+
+    def _plan(self, sandbox: DriverSandbox, exposure: Exposure) -> LaunchPlan:
+        limits = request.parse_limits(sandbox.resources)
+        return LaunchPlan(
+            sandbox_id=sandbox.id,
+            name=sandbox.name,
+            workspace=sandbox.workspace,
+            instance_id=self._new_id(),
+            endpoint=sandbox.endpoint or self._endpoint,
+            command=tuple(sandbox.command),
+            tty=sandbox.tty,
+            environment=dict(sandbox.environment),
+            exposure=exposure,
+            pids_limit=self._config.pids_limit,
+            memory_limit_bytes=limits.memory_bytes,
+            cpu_limit_millis=limits.cpu_millis,
+            upstream_ca_bundle=self._config.upstream_ca_bundle,
+            log_level=sandbox.log_level,
+            gateway_addresses=self._config.gateway_addresses,
+        )
+
+    async def _exposure(self, sandbox: DriverSandbox) -> Exposure:
+        config = request.parse_config(sandbox.driver_config)
+        if not config.tool_dirs and not config.host_paths:
+            return Exposure()
+        homes = _homes(self._environment)
+        exposure = await asyncio.to_thread(
+            expose, config.tool_dirs, config.host_paths, homes, self._finder
+        )
+        refused = dict(exposure.skipped)
+        for path in config.host_paths:
+            # Asked for by name: leaving it out would be a surprise. PATH directories are offers.
+            reason = refused.get(os.path.realpath(path)) or refused.get(path)
+            if reason:
+                raise DriverError(
+                    DriverErrorCode.FAILED_PRECONDITION,
+                    f"{path} cannot be made visible in the sandbox: {reason}",
+                )
+        return exposure
+
+    def _begin_again(
+        self, known: _Sandbox, token: str | None, initial_config: bytes | None
+    ) -> None:
+        paths = known.paths
+        known.plan = msgspec.structs.replace(known.plan, instance_id=self._new_id())
+        write_bytes(paths.plan, encode_plan(known.plan), durable=True)
+        if token is not None:
+            write_bytes(paths.token, token.encode())
+        if initial_config is not None:
+            write_bytes(paths.config, initial_config)
+        for marker in (paths.exited, paths.failure, paths.isolation, paths.process, paths.stopped):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(marker)
+        known.stopped = False
+        known.failure = None
+        known.exit_code = None
+        known.backend = Backend.PREPARING
+
+    async def _launch(self, known: _Sandbox) -> None:
+        known.exit_known = asyncio.Event()
+        known.ended = asyncio.Event()
+        try:
+            pid, _, pidfd = await self._zygote.launch(known.plan.sandbox_id)
+        except DriverError:
+            known.backend = Backend.GONE
+            raise
+        self._watch_process(known, pid, pidfd)
+        self._publish(known)
+
+    async def _undo_create(self, known: _Sandbox) -> None:
+        """A create that failed leaves nothing."""
+        await self._kill(known)
+        with contextlib.suppress(DriverError, OSError):
+            await self._clean_leftovers(known)
+            await self._remove_directory(known)
+        self._sandboxes.pop(known.plan.sandbox_id, None)
+        self._watchers.publish(Deleted(known.plan.sandbox_id))
+
+    # -- watching
+
+    def _watch_process(self, known: _Sandbox, pid: int, pidfd: int) -> None:
+        known.pid, known.pidfd = pid, pidfd
+        known.backend = Backend.RUNNING
+        asyncio.get_running_loop().add_reader(pidfd, self._process_ended, known, pidfd)
+
+    def _forget_process(self, known: _Sandbox) -> None:
+        if known.pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(known.pidfd)
+            os.close(known.pidfd)
+            known.pidfd = -1
+
+    def _process_ended(self, known: _Sandbox, pidfd: int) -> None:
+        asyncio.get_running_loop().remove_reader(pidfd)
+        self._spawn(self._record_end(known, pidfd), f"end of {known.plan.sandbox_id}")
+
+    async def _record_end(self, known: _Sandbox, pidfd: int) -> None:
+        """Learn how it ended and say so."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_CODE_SECONDS):
+                await known.exit_known.wait()
+        if known.pidfd == pidfd:
+            self._forget_process(known)
+        known.backend = Backend.GONE
+        if not known.deleting:
+            known.failure = read_record(known.paths.failure, FailureRecord)
+            if not known.stopped and known.failure is None:
+                with contextlib.suppress(OSError):
+                    write_bytes(known.paths.exited, b"")
+            self._publish(known)
+            if not known.stopped:
+                message = known.status().conditions[0].message
+                self._event(known, known.status().conditions[0].reason, message, "", "Warning")
+        known.ended.set()
+
+    def _zygote_saw_exit(self, exited: Exited) -> None:
+        known = self._sandboxes.get(exited.sandbox_id)
+        if known is not None and known.pid == exited.pid:
+            known.exit_code = exited.code
+            known.exit_known.set()
+
+    # -- ending
+
+    async def _kill(self, known: _Sandbox) -> None:
+        """End the supervisor and the first process inside; answer when both have ended."""
+        record = read_record(known.paths.isolation, IsolationRecord)
+        init = open_process(record.init, self._boot) if record else None
+        pidfds = [fd for fd in (init, known.pidfd) if fd is not None and fd >= 0]
+        try:
+            for pidfd in pidfds:
+                processes.send(pidfd, signal.SIGKILL)
+            if not await processes.wait_ended(pidfds, _KILL_SECONDS):
+                raise DriverError(
+                    DriverErrorCode.INTERNAL,
+                    f"processes of sandbox '{known.plan.name}' do not end: the kernel keeps them "
+                    "in an uninterruptible wait; try again later",
+                )
+        finally:
+            if init is not None:
+                os.close(init)
+        self._forget_process(known)
+        known.backend = Backend.GONE
+
+    async def _clean_leftovers(self, known: _Sandbox) -> None:
+        """What outlives processes: control groups."""
+        record = read_record(known.paths.isolation, IsolationRecord)
+        if record is None:
+            return
+        init = open_process(record.init, self._boot)
+        if init is not None:
+            processes.send(init, signal.SIGKILL)
+            await processes.wait_ended((init,), _KILL_SECONDS)
+            os.close(init)
+        left = await processes.remove_cgroups(record.cgroups)
+        if left:
+            raise DriverError(
+                DriverErrorCode.INTERNAL, f"the control group {left[0]} cannot be removed"
+            )
+
+    async def _remove_directory(self, known: _Sandbox) -> None:
+        """Rename first: half a directory must never look like a sandbox."""
+        trash = f"{self._paths.trash}/{known.plan.sandbox_id}.{self._new_id()}"
+        try:
+            os.rename(known.paths.root, trash)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _state_error(known.paths.root, error) from error
+        try:
+            await asyncio.to_thread(remove_tree, trash)
+        except RemovalError as error:
+            raise DriverError(DriverErrorCode.INTERNAL, str(error)) from error
+
+    # -- adoption
+
+    def _adopt(self, name: str) -> str:
+        """Take up one directory; answers its name when only the zygote can tell if it runs."""
+        paths = self._paths.sandbox(name)
+        try:
+            with open(paths.plan, "rb") as file:
+                plan = decode_plan(file.read())
+        except (OSError, PlanError):
+            plan = None
+        if plan is None or plan.sandbox_id != name:
+            # Half written: whoever asked for it got an error or no answer.
+            with contextlib.suppress(OSError):
+                os.rename(paths.root, f"{self._paths.trash}/{name}.{self._new_id()}")
+            self._empty_trash()
+            return ""
+        known = _Sandbox(plan, paths, backend=Backend.GONE, stopped=os.path.exists(paths.stopped))
+        known.failure = read_record(paths.failure, FailureRecord)
+        self._sandboxes[name] = known
+        record = read_record(paths.process, ProcessRecord)
+        if record is None:
+            return "" if known.stopped or known.failure else name
+        pidfd = open_process(record, self._boot)
+        if pidfd is not None:
+            self._watch_process(known, record.pid, pidfd)
+        elif not known.stopped:
+            self._spawn(self._sweep(known), f"sweep of {name}")
+        return ""
+
+    async def _sweep(self, known: _Sandbox) -> None:
+        """Remove what a supervisor left that ended while nobody watched."""
+        async with known.lock:
+            with contextlib.suppress(DriverError):
+                await self._clean_leftovers(known)
+
+    async def _adopt_from_zygote(self, names: Collection[str]) -> None:
+        """Supervisors that were forked, but did not come to write who they are."""
+        for running in await self._zygote.running():
+            known = self._sandboxes.get(running.sandbox_id)
+            if running.sandbox_id not in names or known is None:
+                continue
+            record = ProcessRecord(running.pid, running.start_ticks, self._boot)
+            pidfd = open_process(record, self._boot)
+            if pidfd is not None:
+                self._watch_process(known, running.pid, pidfd)
+
+    def _empty_trash(self) -> None:
+        for name in os.listdir(self._paths.trash):
+            # What cannot be removed now is tried at the next start.
+            with contextlib.suppress(RemovalError):
+                remove_tree(f"{self._paths.trash}/{name}")
+
+    # -- small parts
+
+    async def _warm(self) -> None:
+        # The first create meets the same error and reports it.
+        with contextlib.suppress(DriverError):
+            await self._zygote.connect()
+
+    def _find(self, sandbox_id: str) -> _Sandbox:
+        known = self._sandboxes.get(sandbox_id)
+        if known is None:
+            raise DriverError(DriverErrorCode.NOT_FOUND, "sandbox not found")
+        return known
+
+    def _publish(self, known: _Sandbox) -> None:
+        self._watchers.publish(known.status())
+
+    def _event(
+        self, known: _Sandbox, reason: str, message: str, step: str, kind: str = "Normal"
+    ) -> None:
+        metadata = {"openshell.progress.active_step": step} if step else {}
+        self._watchers.publish(
+            PlatformEvent(
+                known.plan.sandbox_id, self._clock_ms(), "local", kind, reason, message, metadata
+            )
+        )
+
+    def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _write_new(known: _Sandbox, sandbox: DriverSandbox) -> None:
+    """The files of a new sandbox; the plan last: it makes the directory a sandbox."""
+    paths = known.paths
+    os.mkdir(paths.root, 0o700)
+    os.mkdir(paths.workspace, 0o700)
+    write_bytes(paths.token, sandbox.token.encode())
+    write_bytes(paths.config, sandbox.initial_config)
+    write_record(paths.plan, known.plan)
+
+
+def _synchronise(paths: SandboxPaths) -> None:
+    """Make a new sandbox survive a power cut.
+
+    Beside its start, not before it: until create has answered nobody counts on it, and after a
+    power cut nothing of it runs.
+    """
+    fd = os.open(paths.plan, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    sync_directory(paths.root)
+    sync_directory(os.path.dirname(paths.root))
+
+
+def _homes(environment: Mapping[str, str]) -> Homes:
+    """The homes of people on this machine, and our own wherever it is."""
+    found = {environment.get("HOME", "")}
+    for entry in pwd.getpwall():
+        if entry.pw_uid in {0, os.getuid()} or entry.pw_uid >= 1000:
+            found.add(entry.pw_dir)
+    with contextlib.suppress(OSError):
+        found.update(f"/home/{name}" for name in os.listdir("/home"))
+    real = {os.path.realpath(path) for path in found if path.startswith("/")}
+    return Homes(os.getuid(), tuple(sorted(path for path in found | real if len(path) > 1)))
+
+
+def _state_error(path: str, error: OSError) -> DriverError:
+    return DriverError(
+        DriverErrorCode.INTERNAL,
+        f"cannot write the state of the sandbox in {path}: {error.strerror}; nothing was kept",
+    )
