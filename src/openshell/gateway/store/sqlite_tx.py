@@ -218,9 +218,7 @@ class SqliteTx:
             "WHERE sandbox_id = ? AND id > ? ORDER BY id DESC LIMIT ?",
             (sandbox_id, after_id, last),
         ).fetchall()
-        return [
-            LogLine(*values[:6], json.loads(values[6]), *values[7:8]) for values in reversed(found)
-        ]
+        return [_line(values) for values in reversed(found)]
 
     def delete_logs(self, sandbox_id: str) -> None:
         self._connection.execute("DELETE FROM logs WHERE sandbox_id = ?", (sandbox_id,))
