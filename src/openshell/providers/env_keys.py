@@ -1,0 +1,69 @@
+"""Which provider owns an environment variable of a sandbox.
+
+One key has one owner among the providers attached to a sandbox: otherwise a placeholder could stand
+for either of two accounts. Called by the gateway inside the transaction that attaches, creates or
+updates, and again before delivery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from openshell.providers.env_names import is_env_key, is_reserved_env_key
+from openshell.providers.records import ProviderRecord
+
+__all__ = ["KeyClash", "active_keys", "distinct", "find_clash"]
+
+# The gateway's own service account key of this type signs token requests and never goes inside.
+_NEVER_INJECTED: Final = frozenset({("google-vertex-ai", "GOOGLE_SERVICE_ACCOUNT_KEY")})
+
+
+@dataclass(frozen=True, slots=True)
+class KeyClash:
+    """Two attached providers claim one variable."""
+
+    key: str
+    first: str
+    second: str
+
+    @property
+    def message(self) -> str:
+        return (
+            f"providers '{self.first}' and '{self.second}' both provide the environment variable "
+            f"'{self.key}'; attach only one of them, or rename the credential in one"
+        )
+
+
+def _is_injectable(record: ProviderRecord, key: str) -> bool:
+    return (
+        is_env_key(key)
+        and not is_reserved_env_key(key)
+        and (record.canonical_type, key) not in _NEVER_INJECTED
+    )
+
+
+def active_keys(record: ProviderRecord, now_ms: int) -> tuple[str, ...]:
+    """Credential keys that a sandbox may get now, sorted: injectable and not expired."""
+    return tuple(
+        key
+        for key in sorted(record.handles)
+        if _is_injectable(record, key) and not record.is_expired(key, now_ms)
+    )
+
+
+def find_clash(records: Sequence[ProviderRecord], now_ms: int) -> KeyClash | None:
+    """The first clash in attachment order. A provider named twice does not clash with itself."""
+    owners: dict[str, ProviderRecord] = {}
+    for record in distinct(records):
+        for key in active_keys(record, now_ms):
+            owner = owners.setdefault(key, record)
+            if owner is not record:
+                return KeyClash(key, owner.name, record.name)
+    return None
+
+
+def distinct(records: Iterable[ProviderRecord]) -> list[ProviderRecord]:
+    """Each provider once, in the order of its first mention."""
+    return list({record.id: record for record in records}.values())
