@@ -1,0 +1,1 @@
+"""Shared by tests and benchmarks: real gateways and real upstreams, each in a place of its own."""
