@@ -1,0 +1,152 @@
+"""Puts credentials into the fields of a request head, at the last moment before it goes upstream.
+
+Only fields are places for a credential here: a whole value, `<scheme> <placeholder>`, and the user or
+password of `Authorization: Basic`. A marker anywhere else (path, query, a field name, the middle of a value,
+a field that decides framing or routing) refuses the request, so a place that is not built cannot leak or
+pass. Bodies are watched by `MarkerScanner`. See `proxy.md` 12.4.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+
+from openshell.egress.credentials.binding import EndpointScope
+from openshell.egress.credentials.placeholder import find_marker, parse_placeholder
+from openshell.egress.credentials.state import CredentialSet, Unresolved
+from openshell.egress.http1 import RequestHead, is_token, render_request_head
+
+__all__ = ["CredentialRefused", "Rewritten", "rewrite_head"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """The head to send; `used` names the keys whose values are in it. Never log the head."""
+
+    head: RequestHead
+    used: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Rewritten(used={self.used!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialRefused:
+    """Nothing may be sent.
+
+    `code` is credential_endpoint_mismatch or credential_unavailable; `place` says where the marker stood,
+    without any byte of it.
+    """
+
+    code: str
+    place: str
+
+    @property
+    def is_mismatch(self) -> bool:
+        return self.code == Unresolved.MISMATCH.value
+
+
+# Fields that decide who gets the message or where it ends never carry a credential.
+_NEVER = frozenset(
+    {
+        b"connection",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"via",
+    }
+)
+# The user part may itself be a placeholder, whose colons do not end it.
+_USER_AND_PASSWORD = re.compile(
+    rb"(openshell:resolve:env:[A-Za-z0-9_]+|[^:]*):(.*)", re.DOTALL
+).fullmatch
+
+
+def rewrite_head(
+    credentials: CredentialSet, head: RequestHead, scope: EndpointScope, *, now_ms: int
+) -> Rewritten | CredentialRefused:
+    """The head with values in place of placeholders, or the refusal."""
+    if not find_marker(render_request_head(head)) and not _has_basic(head):
+        return Rewritten(head, ())
+    if find_marker(head.target):
+        return CredentialRefused(Unresolved.UNAVAILABLE.value, "request-target")
+    fields = _Fields(credentials, scope, now_ms)
+    headers: list[tuple[bytes, bytes]] = []
+    for name, value in head.headers:
+        outcome = fields.value(name.lower(), value)
+        if isinstance(outcome, Unresolved):
+            return CredentialRefused(outcome.value, "header")
+        headers.append((name, outcome))
+    rewritten = head.with_headers(tuple(headers))
+    # Whatever went wrong above, no marker leaves: this is the last look at what will be sent.
+    if find_marker(render_request_head(rewritten)):
+        return CredentialRefused(Unresolved.UNAVAILABLE.value, "header")
+    return Rewritten(rewritten, tuple(dict.fromkeys(fields.used)))
+
+
+def _has_basic(head: RequestHead) -> bool:
+    return any(value[:6].lower() == b"basic " for value in head.values(b"authorization"))
+
+
+class _Fields:
+    """Rewrites the values of one request, remembering which keys it used."""
+
+    __slots__ = ("_credentials", "_now_ms", "_scope", "used")
+
+    def __init__(self, credentials: CredentialSet, scope: EndpointScope, now_ms: int) -> None:
+        self._credentials = credentials
+        self._scope = scope
+        self._now_ms = now_ms
+        self.used: list[str] = []
+
+    def value(self, name: bytes, value: bytes) -> bytes | Unresolved:
+        scheme, space, token = value.partition(b" ")
+        if find_marker(value):
+            if name in _NEVER:
+                return Unresolved.UNAVAILABLE
+            if not space:
+                return self._resolve(value)
+            if not is_token(scheme) or find_marker(scheme):
+                return Unresolved.UNAVAILABLE
+            found = self._resolve(token)
+            return found if isinstance(found, Unresolved) else b"%b %b" % (scheme, found)
+        if name == b"authorization" and scheme.lower() == b"basic":
+            return self._basic(value, token.strip(b" \t"))
+        return value
+
+    def _basic(self, value: bytes, token: bytes) -> bytes | Unresolved:
+        try:
+            plain = base64.b64decode(token + b"=" * (-len(token) % 4), validate=True)
+        except binascii.Error:
+            return value
+        if not find_marker(plain):
+            return value
+        found = _USER_AND_PASSWORD(plain)
+        if found is None:
+            return Unresolved.UNAVAILABLE
+        parts: list[bytes] = []
+        for part in found.groups():
+            outcome = self._resolve(part) if find_marker(part) else part
+            if isinstance(outcome, Unresolved):
+                return outcome
+            parts.append(outcome)
+        # A colon in the user's value would move the border between user and password.
+        if b":" in parts[0]:
+            return Unresolved.UNAVAILABLE
+        return value[:6] + base64.b64encode(b":".join(parts))
+
+    def _resolve(self, token: bytes) -> bytes | Unresolved:
+        placeholder = parse_placeholder(token)
+        if placeholder is None:
+            return Unresolved.UNAVAILABLE
+        outcome = self._credentials.resolve(placeholder, self._scope, now_ms=self._now_ms)
+        if isinstance(outcome, Unresolved):
+            return outcome
+        self.used.append(placeholder.key)
+        return outcome.encode()

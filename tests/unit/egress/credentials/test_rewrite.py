@@ -1,0 +1,142 @@
+"""Where in a head a credential may stand, and that nothing with a marker leaves."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fuzz.fuzz_credentials import SECRET, SET, fuzz_rewrite
+from openshell.egress.credentials import (
+    Binding,
+    BoundEndpoint,
+    CredentialRefused,
+    CredentialSet,
+    EndpointScope,
+    Rewritten,
+    rewrite_head,
+)
+from openshell.egress.http1 import NO_BODY, RequestHead
+
+HOME = EndpointScope("api.example", 443, "/")
+AWAY = EndpointScope("evil.example", 443, "/")
+MARK = b"openshell:resolve:env:v7_KEY"
+VALUE = SECRET.encode()
+
+
+def head(*fields: tuple[bytes, bytes], target: bytes = b"/") -> RequestHead:
+    return RequestHead(b"GET", target, b"HTTP/1.1", ((b"Host", b"api.example"), *fields), NO_BODY)
+
+
+def basic(plain: bytes) -> bytes:
+    return b"Basic " + b64encode(plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        (b"X-Api-Key", MARK, VALUE),
+        (b"Authorization", b"Bearer " + MARK, b"Bearer " + VALUE),
+        (b"authorization", b"token " + MARK, b"token " + VALUE),
+        (b"Authorization", b"Basic " + MARK, b"Basic " + VALUE),
+        (b"Authorization", basic(b"user:" + MARK), basic(b"user:" + VALUE)),
+        (b"Authorization", basic(MARK + b":"), basic(VALUE + b":")),
+        (b"Authorization", basic(MARK + b":" + MARK), basic(VALUE + b":" + VALUE)),
+        (b"Authorization", basic(b":" + MARK).rstrip(b"="), basic(b":" + VALUE)),
+    ],
+)
+def test_places(name: bytes, value: bytes, expected: bytes) -> None:
+    outcome = rewrite_head(SET, head((name, value)), HOME, now_ms=0)
+    assert isinstance(outcome, Rewritten)
+    assert outcome.used == ("KEY",)
+    assert outcome.head.headers[1] == (name, expected)
+    assert SECRET not in repr(outcome)
+    refused = rewrite_head(SET, head((name, value)), AWAY, now_ms=0)
+    assert refused == CredentialRefused("credential_endpoint_mismatch", "header")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (),
+        ((b"Authorization", b"Bearer sk-real"),),
+        ((b"Authorization", basic(b"user:pass")),),
+        ((b"Authorization", b"Basic ???"),),
+        ((b"Authorization", b"Basic "),),
+    ],
+)
+def test_heads_without_placeholders_are_left_alone(fields) -> None:
+    request = head(*fields)
+    for scope in (HOME, AWAY):
+        assert rewrite_head(SET, request, scope, now_ms=0) == Rewritten(request, ())
+
+
+REFUSED = {
+    "unknown_key": head((b"X-Api-Key", b"openshell:resolve:env:v7_OTHER")),
+    "unknown_revision": head((b"X-Api-Key", b"openshell:resolve:env:v8_KEY")),
+    "bare_form": head((b"X-Api-Key", b"openshell:resolve:env:KEY")),
+    "alias": head((b"X-Api-Key", b"sk-OPENSHELL-RESOLVE-ENV-KEY")),
+    "malformed": head((b"X-Api-Key", b"openshell:resolve:env:")),
+    "inside_a_value": head((b"Cookie", b"a=" + MARK)),
+    "two_in_a_value": head((b"X-Api-Key", MARK + b" " + MARK)),
+    "behind_two_spaces": head((b"Authorization", b"Bearer  " + MARK)),
+    "text_behind": head((b"Authorization", b"Bearer " + MARK + b" x")),
+    "percent_encoded": head((b"X-Api-Key", MARK.replace(b":", b"%3A"))),
+    "field_name": head((b"OPENSHELL-RESOLVE-ENV-KEY", b"x")),
+    "path": head(target=b"/" + MARK),
+    "path_encoded": head(target=b"/" + MARK.replace(b":", b"%3a")),
+    "query": head(target=b"/?k=" + MARK),
+    "good_header_and_path": head((b"X-Api-Key", MARK), target=b"/" + MARK),
+    "good_header_and_bad_one": head((b"X-Api-Key", MARK), (b"X-Other", b"a" + MARK)),
+    "host": RequestHead(
+        b"GET", b"/", b"HTTP/1.1", ((b"Host", b"sk-OPENSHELL-RESOLVE-ENV-KEY"),), NO_BODY
+    ),
+    "transfer_encoding": head((b"Transfer-Encoding", MARK)),
+    "basic_inside_password": head((b"Authorization", basic(b"user:x" + MARK))),
+    "basic_no_colon": head((b"Authorization", basic(b"xOPENSHELL-RESOLVE-ENV-KEY"))),
+    "method": RequestHead(
+        b"sk-OPENSHELL-RESOLVE-ENV-KEY", b"/", b"HTTP/1.1", ((b"Host", b"a"),), NO_BODY
+    ),
+}
+
+
+@pytest.mark.parametrize("request_head", REFUSED.values(), ids=REFUSED.keys())
+def test_markers_elsewhere_refuse_the_request(request_head: RequestHead) -> None:
+    outcome = rewrite_head(SET, request_head, HOME, now_ms=0)
+    assert isinstance(outcome, CredentialRefused)
+    assert outcome.code == "credential_unavailable"
+
+
+def test_a_user_with_a_colon_does_not_move_the_border() -> None:
+    credentials = CredentialSet.build(
+        7, {"KEY": "a:b"}, {"KEY": Binding((BoundEndpoint("api.example", 443),), "p")}
+    )
+    outcome = rewrite_head(
+        credentials, head((b"Authorization", basic(MARK + b":x"))), HOME, now_ms=0
+    )
+    assert isinstance(outcome, CredentialRefused)
+
+
+def test_without_credentials_a_marker_is_refused() -> None:
+    outcome = rewrite_head(CredentialSet(), head((b"X-Api-Key", MARK)), HOME, now_ms=0)
+    assert outcome == CredentialRefused("credential_unavailable", "header")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"X-Key", b"Authorization", b"Cookie", b"Host"]),
+            st.sampled_from([b"", b"Bearer ", b"Basic ", b"a=", b"  "]),
+            st.sampled_from(
+                [MARK, MARK[:-1], MARK.replace(b":", b"%3A"), b"x", b64encode(b"u:" + MARK)]
+            ),
+            st.sampled_from([b"", b" ", b";", b"=", MARK]),
+        ),
+        max_size=4,
+    )
+)
+def test_no_marker_leaves(fields) -> None:
+    lines = [name + b": " + b"".join(parts) for name, *parts in fields]
+    fuzz_rewrite(b"\r\n".join([b"GET / HTTP/1.1", *lines]) + b"\r\n\r\n")
