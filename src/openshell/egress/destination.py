@@ -126,6 +126,9 @@ class Plan:
     port: int
     addresses: tuple[Address, ...]
     via_alias: bool = False
+    # Only the endpoints that a person declared exactly opened this destination, so only these may
+    # authorise requests on it.
+    by_declaration: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +202,10 @@ def plan(
         refused = _check_ports(request, "declared endpoint check failed")
     else:
         refused = _check_public(request, addresses)
-    return refused or Plan(request.host, request.port, addresses)
+    declared = not request.allowed_ips and any(
+        classify(address) is AddressClass.INTERNAL for address in addresses
+    )
+    return refused or Plan(request.host, request.port, addresses, by_declaration=declared)
 
 
 def _row(request: DestinationRequest) -> str:
@@ -227,7 +233,7 @@ def _plan_alias(
         )
     if not set(addresses) <= set(facts.alias_addresses):
         return Refused("alias", "trusted-gateway check failed: unexpected address", addresses)
-    return Plan(request.host, request.port, addresses, via_alias=True)
+    return Plan(request.host, request.port, addresses, via_alias=True, by_declaration=True)
 
 
 def _check_allowed_ips(

@@ -1,0 +1,236 @@
+"""The data plane's events: one for every final decision, built from the decision's own values.
+
+Severity and labels follow the tables of the contract (`proxy.md` 19, `supervisor.md` 19): allowed is
+Informational, denied Medium, refusals about credentials and TLS High, broken connections Low. Paths
+arrive here canonical, redacted and without query. The sink must not block.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from openshell.ocsf import (
+    Action,
+    Disposition,
+    Event,
+    FindingEvent,
+    HostPort,
+    HttpEvent,
+    NetActivity,
+    NetworkEvent,
+    ProcessRef,
+    Refusal,
+    Severity,
+    Status,
+)
+
+__all__ = ["Actor", "EventLog", "Sink", "Where"]
+
+Sink: TypeAlias = Callable[[Event], None]
+
+_ALLOWED: Final = (Action.ALLOWED, Disposition.ALLOWED)
+_DENIED: Final = (Action.DENIED, Disposition.BLOCKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts: the client's end of the connection and the program behind it, once known."""
+
+    src: HostPort
+    process: ProcessRef = ProcessRef("-")
+    ancestors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A request as events show it."""
+
+    method: str
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+
+class EventLog:
+    """Builds events and hands them to the sink."""
+
+    def __init__(self, sink: Sink, now_ms: Callable[[], int]) -> None:
+        self._sink = sink
+        self._now_ms = now_ms
+
+    def connection_allowed(
+        self, actor: Actor, dst: HostPort, policy: str, message: str, *, engine: str = "opa"
+    ) -> None:
+        self._sink(
+            NetworkEvent(
+                time_ms=self._now_ms(),
+                activity=NetActivity.OPEN,
+                action=_ALLOWED[0],
+                disposition=_ALLOWED[1],
+                status=Status.SUCCESS,
+                src=actor.src,
+                dst=dst,
+                process=actor.process,
+                policy=policy,
+                engine=engine,
+                message=message,
+            )
+        )
+
+    def connection_denied(
+        self,
+        actor: Actor,
+        dst: HostPort,
+        *,
+        engine: str,
+        reason: str,
+        refusal: Refusal,
+        policy: str = "-",
+        severity: Severity = Severity.MEDIUM,
+        activity: NetActivity = NetActivity.OPEN,
+        message: str = "",
+    ) -> None:
+        self._sink(
+            NetworkEvent(
+                time_ms=self._now_ms(),
+                activity=activity,
+                severity=severity,
+                action=_DENIED[0],
+                disposition=_DENIED[1],
+                status=Status.FAILURE,
+                src=actor.src,
+                dst=dst,
+                process=actor.process,
+                policy=policy,
+                engine=engine,
+                message=message,
+                detail=reason,
+                refusal=refusal,
+            )
+        )
+
+    def connection_failed(self, actor: Actor, dst: HostPort | None, message: str) -> None:
+        """Record a failure that nobody decided: dialling, TLS, a relay cut short."""
+        self._sink(
+            NetworkEvent(
+                time_ms=self._now_ms(),
+                activity=NetActivity.FAIL,
+                severity=Severity.LOW,
+                disposition=Disposition.ERROR,
+                status=Status.FAILURE,
+                src=actor.src,
+                dst=dst,
+                process=actor.process,
+                message=message,
+                unmapped={"error": message},
+            )
+        )
+
+    def connection_closed(self, actor: Actor, dst: HostPort, policy: str, message: str) -> None:
+        """Record that a live connection was ended because a new generation does not allow it."""
+        self._sink(
+            NetworkEvent(
+                time_ms=self._now_ms(),
+                activity=NetActivity.CLOSE,
+                severity=Severity.MEDIUM,
+                action=_DENIED[0],
+                disposition=_DENIED[1],
+                src=actor.src,
+                dst=dst,
+                process=actor.process,
+                policy=policy,
+                engine="opa",
+                detail=message,
+                refusal=Refusal("closed_by_reload", group="policy_stale"),
+            )
+        )
+
+    def listener(self, message: str, severity: Severity) -> None:
+        self._sink(
+            NetworkEvent(
+                time_ms=self._now_ms(),
+                activity=NetActivity.LISTEN,
+                severity=severity,
+                message=message,
+            )
+        )
+
+    def request_allowed(
+        self,
+        actor: Actor,
+        where: Where,
+        policy: str,
+        *,
+        engine: str,
+        message: str,
+        detail: str = "",
+    ) -> None:
+        self._sink(
+            HttpEvent(
+                time_ms=self._now_ms(),
+                method=where.method,
+                action=_ALLOWED[0],
+                disposition=_ALLOWED[1],
+                scheme=where.scheme,
+                host=where.host,
+                port=where.port,
+                path=where.path,
+                src=actor.src,
+                process=actor.process,
+                policy=policy,
+                engine=engine,
+                message=message,
+                detail=detail,
+            )
+        )
+
+    def request_denied(
+        self,
+        actor: Actor,
+        where: Where,
+        policy: str,
+        *,
+        engine: str,
+        reason: str,
+        refusal: Refusal,
+        code: int | None = None,
+        severity: Severity = Severity.MEDIUM,
+        message: str = "",
+    ) -> None:
+        self._sink(
+            HttpEvent(
+                time_ms=self._now_ms(),
+                method=where.method,
+                severity=severity,
+                action=_DENIED[0],
+                disposition=_DENIED[1],
+                status=Status.FAILURE,
+                scheme=where.scheme,
+                host=where.host,
+                port=where.port,
+                path=where.path,
+                code=code,
+                src=actor.src,
+                process=actor.process,
+                policy=policy or "-",
+                engine=engine,
+                message=message,
+                detail=reason,
+                refusal=refusal,
+            )
+        )
+
+    def finding(self, uid: str, title: str, description: str) -> None:
+        """Record what an operator should look at; the decision itself has an event of its own."""
+        self._sink(
+            FindingEvent(
+                time_ms=self._now_ms(),
+                uid=uid,
+                title=title,
+                description=description,
+                severity=Severity.HIGH,
+                action=_DENIED[0],
+                disposition=_DENIED[1],
+            )
+        )
