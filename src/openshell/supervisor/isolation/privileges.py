@@ -1,0 +1,92 @@
+"""Identity and privileges of a process: ids, capabilities, no_new_privs, dumpable.
+
+Each function does one thing and raises where it did not take effect; the order is init.py's.
+"""
+
+from __future__ import annotations
+
+import os
+
+from openshell.supervisor.isolation.model import INNER_GID, INNER_UID
+from openshell.supervisor.isolation.syscalls import SyscallError, capset, prctl
+
+__all__ = [
+    "become_sandbox_user",
+    "die_with_parent",
+    "drop_capabilities",
+    "forbid_new_privileges",
+    "set_dumpable",
+    "set_process_name",
+]
+
+_SET_DEATH_SIGNAL = 1
+_SET_DUMPABLE = 4
+_SET_KEEPCAPS = 8
+_SET_NAME = 15
+_READ_BOUNDING, _DROP_BOUNDING = 23, 24
+_SET_NO_NEW_PRIVILEGES = 38
+_AMBIENT, _AMBIENT_CLEAR_ALL = 47, 4
+_SIGKILL = 9
+_EINVAL = 22
+# The kernel has 41; the loops end at the first number it does not know.
+_MOST_CAPABILITIES = 64
+
+
+def _known_capabilities() -> int:
+    for number in range(_MOST_CAPABILITIES):
+        try:
+            prctl(_READ_BOUNDING, number)
+        except SyscallError:
+            return number
+    return _MOST_CAPABILITIES
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that made it ends."""
+    prctl(_SET_DEATH_SIGNAL, _SIGKILL)
+
+
+def set_dumpable(*, dumpable: bool) -> None:
+    """0 closes /proc/<pid>/{mem,fd,environ,maps} and tracing to others of the same id."""
+    prctl(_SET_DUMPABLE, int(dumpable))
+
+
+def set_process_name(name: str) -> None:
+    from ctypes import addressof, create_string_buffer  # noqa: PLC0415 - used once per process
+
+    buffer = create_string_buffer(name.encode()[:15] + b"\0")
+    prctl(_SET_NAME, addressof(buffer))
+
+
+def become_sandbox_user(*, clear_groups: bool) -> None:
+    """Take the mapped identity, keeping the capabilities over the new namespaces.
+
+    An id change clears the death signal and dumpable: both are set again here.
+    """
+    if clear_groups:
+        os.setgroups([])
+    if os.getresuid() != (INNER_UID,) * 3 or os.getresgid() != (INNER_GID,) * 3:
+        prctl(_SET_KEEPCAPS, 1)
+        os.setresgid(INNER_GID, INNER_GID, INNER_GID)
+        os.setresuid(INNER_UID, INNER_UID, INNER_UID)
+        everything = (1 << _known_capabilities()) - 1
+        capset(everything, everything, 0)
+        die_with_parent()
+        set_dumpable(dumpable=True)
+
+
+def drop_capabilities() -> None:
+    """Empty the bounding, ambient, inheritable, permitted and effective sets for good."""
+    for number in range(_MOST_CAPABILITIES):
+        try:
+            prctl(_DROP_BOUNDING, number)
+        except SyscallError as error:
+            if error.errno == _EINVAL and number:
+                break
+            raise
+    prctl(_AMBIENT, _AMBIENT_CLEAR_ALL)
+    capset(0, 0, 0)
+
+
+def forbid_new_privileges() -> None:
+    prctl(_SET_NO_NEW_PRIVILEGES, 1)

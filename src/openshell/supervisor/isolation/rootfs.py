@@ -1,0 +1,353 @@
+"""The root file system of a sandbox: what is where, decided first, built after.
+
+`plan_rootfs` is pure: it turns the host's view and the spec into a list of operations below an
+empty tmpfs. `build_rootfs` carries them out inside the new mount namespace. Nothing of a home, of
+/var, /run, /tmp, /opt or of an engine's socket is there unless exposed by name. /proc, the masks
+over it and the pivot follow in init.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from openshell.supervisor.isolation import mounts
+from openshell.supervisor.isolation.etc import MASKED_DIRECTORIES, MASKED_FILES, etc_files
+from openshell.supervisor.isolation.model import (
+    TRUST_DIRECTORY,
+    TRUST_FILES,
+    WORKSPACE,
+    SandboxSpec,
+)
+
+__all__ = [
+    "AttachSource",
+    "BindHost",
+    "HostView",
+    "MakeDirectory",
+    "MakeFile",
+    "MakeLink",
+    "MaskDirectory",
+    "MaskFile",
+    "MountDevpts",
+    "MountEtc",
+    "MountScratch",
+    "Operation",
+    "build_rootfs",
+    "plan_rootfs",
+    "sources_of",
+]
+
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
+# Package stores outside /usr whose programs are found through links in it.
+_STORES = ("/nix/store", "/gnu/store")
+_ROOT_BYTES = 4 << 20
+# The system's bundle is a quarter of a megabyte; an operator may add his own.
+_TRUST_BYTES = 16 << 20
+_MASK_NAME = "/.mask"
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """What of the host's root matters: read once, before any sandbox exists."""
+
+    links: tuple[tuple[str, str], ...]
+    directories: tuple[str, ...]
+    shell: str
+    etc_masks: tuple[str, ...]
+    etc_masked_files: tuple[str, ...]
+
+    @classmethod
+    def read(cls) -> HostView:
+        links, directories = [], []
+        for name in sorted(os.listdir("/")):
+            if name not in {"usr", "bin", "sbin"} and not name.startswith("lib"):
+                continue
+            path = f"/{name}"
+            if os.path.islink(path):
+                links.append((path, os.readlink(path)))
+            elif os.path.isdir(path):
+                directories.append(path)
+        directories += [store for store in _STORES if os.path.isdir(store)]
+        return cls(
+            links=tuple(links),
+            directories=tuple(directories),
+            shell=next((s for s in _SHELLS if os.access(s, os.X_OK)), "/bin/sh"),
+            etc_masks=tuple(n for n in MASKED_DIRECTORIES if os.path.isdir(f"/etc/{n}")),
+            etc_masked_files=tuple(n for n in MASKED_FILES if os.path.lexists(f"/etc/{n}")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MakeDirectory:
+    path: str
+    mode: int = 0o755
+
+
+@dataclass(frozen=True, slots=True)
+class MakeLink:
+    path: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class MakeFile:
+    path: str
+    content: str = ""
+    mode: int = 0o444
+
+
+@dataclass(frozen=True, slots=True)
+class BindHost:
+    path: str
+    devices: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AttachSource:
+    """Put the tree of host path `source`, cloned beforehand, at `path`."""
+
+    source: str
+    path: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MountEtc:
+    """Lay what lies at /etc of the new root over the host's /etc."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountScratch:
+    path: str
+    size: int
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class MountDevpts:
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class MaskDirectory:
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFile:
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class MountTrust:
+    """A read-only directory whose files only the supervisor writes, through descriptors."""
+
+    path: str
+
+
+Operation = (
+    MakeDirectory
+    | MakeLink
+    | MakeFile
+    | BindHost
+    | AttachSource
+    | MountEtc
+    | MountScratch
+    | MountDevpts
+    | MaskDirectory
+    | MaskFile
+    | MountTrust
+)
+
+
+def _within(path: str, roots: tuple[str, ...]) -> bool:
+    return any(path == root or path.startswith(f"{root}/") for root in roots)
+
+
+def sources_of(operations: tuple[Operation, ...]) -> tuple[AttachSource, ...]:
+    """The host trees that must be cloned before the root is built, keyed by their place."""
+    return tuple(o for o in operations if isinstance(o, AttachSource))
+
+
+def _plan_etc(host: HostView, spec: SandboxSpec) -> list[Operation]:
+    operations: list[Operation] = [MakeDirectory("/etc")]
+    operations += [
+        MakeFile(f"/etc/{name}", content)
+        for name, content in etc_files(spec.hostname, host.shell).items()
+    ]
+    operations += [MakeFile(f"/etc/{name}") for name in host.etc_masked_files]
+    operations += [MakeDirectory(TRUST_DIRECTORY), MountEtc(), MountTrust(TRUST_DIRECTORY)]
+    operations += [MaskDirectory(f"/etc/{name}") for name in host.etc_masks]
+    return operations
+
+
+def _plan_dev(scratch: int) -> list[Operation]:
+    operations: list[Operation] = [MakeDirectory("/dev")]
+    for name in _DEVICES:
+        operations += [MakeFile(f"/dev/{name}"), BindHost(f"/dev/{name}", devices=True)]
+    operations += [MakeDirectory("/dev/pts"), MountDevpts("/dev/pts")]
+    operations += [MakeDirectory("/dev/shm"), MountScratch("/dev/shm", scratch, 0o1777)]
+    for name, link in (
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ):
+        operations.append(MakeLink(f"/dev/{name}", link))
+    return operations
+
+
+def plan_rootfs(
+    host: HostView, spec: SandboxSpec, kinds: Mapping[str, bool]
+) -> tuple[Operation, ...]:
+    """Decide the whole root; `kinds` says of each source whether it is a directory."""
+    scratch = spec.limits.scratch_bytes
+    operations: list[Operation] = [MakeFile(_MASK_NAME)]
+    operations += [MakeLink(path, target) for path, target in host.links]
+    for path in host.directories:
+        operations += [MakeDirectory(path), BindHost(path)]
+    operations += _plan_etc(host, spec)
+    operations += _plan_dev(scratch)
+    for path, mode in (("/tmp", 0o1777), ("/var", 0o755), ("/run", 0o755)):
+        operations += [MakeDirectory(path), MountScratch(path, scratch, mode)]
+    operations += [
+        MakeDirectory("/var/tmp", 0o1777),
+        *(MakeDirectory(f"/var/{name}") for name in ("cache", "lib", "log", "spool")),
+        MakeLink("/var/run", "/run"),
+        MakeDirectory("/run/lock", 0o1777),
+        *(MakeDirectory(path) for path in ("/home", "/root", "/opt", "/proc", "/sys")),
+        MakeDirectory(WORKSPACE),
+        AttachSource(spec.workspace_dir, WORKSPACE, read_only=False),
+    ]
+    fixed = (*host.directories, *(path for path, _ in host.links), "/etc", "/dev", "/proc", "/sys")
+    for exposed in sorted(spec.exposed, key=lambda e: e.path):
+        if _within(exposed.path, (*fixed, WORKSPACE)):
+            continue
+        point: Operation = MakeDirectory(exposed.path)
+        if not kinds.get(exposed.real, True):
+            point = MakeFile(exposed.path)
+        operations += [point, AttachSource(exposed.real, exposed.path, read_only=True)]
+    # Directories the policy makes writable exist; outside the scratch areas each is its own.
+    writable: tuple[str, ...] = (WORKSPACE, "/tmp", "/var", "/run", "/dev/shm")
+    shown = (*fixed, *(e.path for e in spec.exposed))
+    for path in sorted({os.path.normpath(p) for p in spec.read_write}):
+        if path == "/" or _within(path, shown):
+            continue
+        operations.append(MakeDirectory(path))
+        if not _within(path, writable):
+            operations.append(MountScratch(path, scratch, 0o755))
+            writable = (*writable, path)
+    operations += [MaskFile(path) for path in spec.masks]
+    return tuple(operations)
+
+
+def _make_directories(path: str, mode: int) -> None:
+    if os.path.isdir(path):
+        return
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    os.mkdir(path, mode)
+    if mode & 0o1000:
+        os.chmod(path, mode)
+
+
+def _make_file(path: str, content: str, mode: int) -> None:
+    if os.path.lexists(path):
+        return
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        if content:
+            os.write(made, content.encode())
+    finally:
+        os.close(made)
+
+
+def _copy_etc(target: str) -> None:
+    """Without overlay: link, copy or bind each entry of /etc that we do not bring ourselves."""
+    for entry in os.scandir("/etc"):
+        path = f"{target}/{entry.name}"
+        if os.path.lexists(path):
+            continue
+        if entry.is_symlink():
+            os.symlink(os.readlink(entry.path), path)
+        elif entry.is_dir():
+            os.mkdir(path, 0o755)
+            mounts.bind(entry.path, path, read_only=True)
+        elif entry.is_file() and os.access(entry.path, os.R_OK):
+            _make_file(path, "", 0o444)
+            mounts.bind(entry.path, path, read_only=True)
+
+
+def _mount_etc(root: str) -> None:
+    target = f"{root}/etc"
+    try:
+        mounts.overlay_read_only(target, target, "/etc")
+    except OSError:
+        # Kernels before 5.11, or an /etc that is itself too deep an overlay.
+        _copy_etc(target)
+
+
+def _mask_path(root: str, path: str) -> None:
+    """Cover one file or directory, if it is there and reachable at all."""
+    target = root + path
+    try:
+        is_directory = os.path.isdir(target)
+        if os.path.islink(target) or not os.path.lexists(target):
+            return
+    except OSError:
+        return
+    if is_directory:
+        mounts.tmpfs(target, size=4096, mode=0o555, read_only=True)
+    else:
+        mounts.bind(root + _MASK_NAME, target, read_only=True)
+
+
+def _mount_trust(target: str) -> list[int]:
+    """Make the files and keep them open for writing, then cover them with a read-only view.
+
+    They are made here because the host's root has no identity in this file system.
+    """
+    mounts.tmpfs(target, size=_TRUST_BYTES, mode=0o755)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    writers = [os.open(f"{target}/{name}", flags, 0o444) for name in TRUST_FILES]
+    mounts.bind(target, target, read_only=True)
+    return writers
+
+
+def build_rootfs(
+    root: str, operations: tuple[Operation, ...], sources: Mapping[str, int]
+) -> list[int]:
+    """Carry the plan out on a fresh tmpfs at `root`; descriptors that write TRUST_FILES.
+
+    `sources` are detached trees by their place, each used once and closed.
+    """
+    mounts.tmpfs(root, size=_ROOT_BYTES, mode=0o755)
+    trust: list[int] = []
+    for operation in operations:
+        match operation:
+            case MakeDirectory(path, mode):
+                _make_directories(root + path, mode)
+            case MakeLink(path, target):
+                os.symlink(target, root + path)
+            case MakeFile(path, content, mode):
+                _make_file(root + path, content, mode)
+            case BindHost(path, devices):
+                mounts.bind(path, root + path, read_only=not devices, devices=devices)
+            case AttachSource(_, path):
+                mounts.attach(sources[path], root + path)
+            case MountEtc():
+                _mount_etc(root)
+            case MountScratch(path, size, mode):
+                mounts.tmpfs(root + path, size=size, mode=mode)
+            case MountDevpts(path):
+                mounts.file_system("devpts", root + path, "newinstance,ptmxmode=0666,mode=620")
+            case MaskDirectory(path) | MaskFile(path):
+                _mask_path(root, path)
+            case MountTrust(path):
+                trust = _mount_trust(root + path)
+    os.unlink(root + _MASK_NAME)
+    return trust
