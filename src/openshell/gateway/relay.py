@@ -50,6 +50,8 @@ UNCLAIMED_PER_SANDBOX_MAX = 32
 
 _log = logging.getLogger(__name__)
 
+_EOF = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in the stubs
+
 
 class Stream(Protocol):
     """The part of a gRPC context that a relay uses."""
@@ -84,7 +86,7 @@ class Relay:
             except Exception as error:
                 # grpc tells a dead stream by several types, none of them documented.
                 raise RelayBroken from error
-            if frame is grpc.aio.EOF or frame.WhichOneof("payload") != "data":
+            if frame is _EOF or frame.WhichOneof("payload") != "data":
                 # A second init ends this direction.
                 return None
             data: bytes = frame.data
@@ -120,6 +122,13 @@ class _Channel:
         self.request = request
         self.opened_at = now
         self.claimed: asyncio.Future[Relay] = asyncio.get_running_loop().create_future()
+
+    def give_up(self) -> None:
+        """The requester left, perhaps in the moment of the claim."""
+        if self.claimed.cancel() or self.claimed.cancelled():
+            return
+        if self.claimed.exception() is None:
+            self.claimed.result().abort("nobody waits for this relay any more")
 
 
 class Relays:
@@ -159,9 +168,10 @@ class Relays:
             self._channels.pop(target.channel_id, None)
             raise _failed("the supervisor's session ended") from error
         except TimeoutError as error:
+            channel.give_up()
             raise deadline_exceeded("relay open timed out; the sandbox does not answer") from error
         except BaseException:
-            channel.claimed.cancel()
+            channel.give_up()
             raise
 
     def _register(self, sandbox_id: str, target: openshell_pb2.RelayOpen) -> _Channel:
