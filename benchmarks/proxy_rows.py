@@ -1,0 +1,296 @@
+"""What the egress proxy adds: latency, CPU per request, CPU per gigabyte. nginx is the upstream."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from table import Peer, Row
+
+from openshell.sdk.client import SandboxClient
+from support.certificates import make_certificates
+from support.private_gateway import PYTHON, PrivateGateway, ready_sandbox, sandbox_spec
+
+_REQUESTS = 5000
+_ROUNDS = 5
+_BULK_BYTES = 512 * 1024 * 1024
+_ALIAS = "host.openshell.internal"
+
+_NGINX = """
+daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/error.log;
+events {{ worker_connections 512; }}
+http {{
+  access_log off; sendfile on; keepalive_requests 1000000; keepalive_timeout 600;
+  client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c;
+  uwsgi_temp_path {dir}/d; scgi_temp_path {dir}/e;
+  server {{ listen 127.0.0.1:{http}; listen 127.0.0.1:{raw}; root {dir}/www; }}
+  server {{ listen 127.0.0.1:{https} ssl; ssl_certificate {dir}/leaf.pem; ssl_certificate_key {dir}/leaf.pem;
+            root {dir}/www; }}
+}}
+"""
+
+# Keep-alive requests, one at a time; prints microseconds of each.
+_SMALL = """
+import json, socket, sys, time
+host, port, target, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+authority = sys.argv[5]
+s = socket.create_connection((host, port)); s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+request = f"GET {target} HTTP/1.1\\r\\nHost: {authority}\\r\\nAccept: */*\\r\\nUser-Agent: bench\\r\\n\\r\\n".encode()
+def exchange():
+    s.sendall(request)
+    data = s.recv(65536)
+    assert data.startswith(b"HTTP/1.1 200"), data
+    head, _, body = data.partition(b"\\r\\n\\r\\n")
+    need = int([l for l in head.lower().split(b"\\r\\n") if l.startswith(b"content-length")][0].split(b":")[1])
+    while len(body) < need:
+        more = s.recv(65536)
+        assert more, "closed"
+        body += more
+for _ in range(200): exchange()
+times = []
+for _ in range(count):
+    a = time.perf_counter_ns(); exchange(); times.append((time.perf_counter_ns() - a) / 1000)
+print(json.dumps(times))
+"""
+
+# One download through a CONNECT tunnel, with TLS or without; prints the seconds.
+_BULK = """
+import socket, ssl, sys, time
+port, tls = int(sys.argv[1]), sys.argv[2] == "tls"
+s = socket.create_connection(("10.200.0.1", 3128))
+authority = f"host.openshell.internal:{port}"
+s.sendall(f"CONNECT {authority} HTTP/1.1\\r\\nHost: {authority}\\r\\n\\r\\n".encode())
+answer = s.recv(65536); assert answer.startswith(b"HTTP/1.1 200"), answer
+if tls:
+    s = ssl.create_default_context().wrap_socket(s, server_hostname="host.openshell.internal")
+started = time.perf_counter()
+s.sendall(f"GET /bulk HTTP/1.1\\r\\nHost: {authority}\\r\\nConnection: close\\r\\n\\r\\n".encode())
+buffer = bytearray(1 << 20); total = 0
+while (got := s.recv_into(buffer)): total += got
+assert total > 500_000_000, total
+print(time.perf_counter() - started)
+"""
+
+
+@dataclass(frozen=True)
+class _Ports:
+    http: int
+    raw: int
+    https: int
+    tinyproxy: int
+
+
+def rows() -> Iterator[Row]:
+    if shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        print("  proxy rows need nginx: make system", file=sys.stderr)
+        return
+    with tempfile.TemporaryDirectory(prefix="osb-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        ports = _Ports(*_free_ports(4))
+        upstreams = _start_upstreams(directory, ports)
+        try:
+            toml = f'[openshell.drivers.local]\nupstream_ca_bundle = "{directory}/ca.pem"\n'
+            with (
+                PrivateGateway(toml=toml) as gateway,
+                gateway.client() as client,
+                ready_sandbox(client, sandbox_spec(network=_policy(ports))) as ref,
+            ):
+                pid = _supervisor(gateway, ref.id)
+                yield from _small(client, ref.id, pid, ports)
+                yield from _bulk(client, ref.id, pid, ports)
+                yield _memory_after_tls(pid)
+        finally:
+            for process in upstreams:
+                process.terminate()
+                process.wait()
+
+
+def _start_upstreams(directory: Path, ports: _Ports) -> list[subprocess.Popen[bytes]]:
+    (directory / "www").mkdir()
+    (directory / "www/small").write_bytes(b"x" * 512)
+    with (directory / "www/bulk").open("wb") as file:
+        file.truncate(_BULK_BYTES)
+    make_certificates(directory / "ca.pem", directory / "leaf.pem", _ALIAS)
+    (directory / "nginx.conf").write_text(
+        _NGINX.format(dir=directory, http=ports.http, raw=ports.raw, https=ports.https)
+        if os.getuid()
+        else "user root;"
+        + _NGINX.format(dir=directory, http=ports.http, raw=ports.raw, https=ports.https)
+    )
+    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
+    processes = [
+        subprocess.Popen(
+            [nginx, "-c", directory / "nginx.conf", "-p", directory], stderr=subprocess.DEVNULL
+        )
+    ]
+    if shutil.which("tinyproxy"):
+        (directory / "tinyproxy.conf").write_text(
+            f"Port {ports.tinyproxy}\nListen 127.0.0.1\nLogLevel Error\nMaxClients 50\nAllow 127.0.0.1\n"
+        )
+        processes.append(
+            subprocess.Popen(
+                ["tinyproxy", "-d", "-c", directory / "tinyproxy.conf"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
+    for port in (ports.http, ports.https):
+        _wait_port(port)
+    return processes
+
+
+def _policy(ports: _Ports) -> str:
+    return (
+        "network_policies:\n  bench:\n    endpoints:\n"
+        f"      - {{host: {_ALIAS}, port: {ports.http}, protocol: rest, enforcement: enforce, access: full}}\n"
+        f"      - {{host: {_ALIAS}, port: {ports.https}, protocol: rest, enforcement: enforce, access: full}}\n"
+        f"      - {{host: {_ALIAS}, port: {ports.raw}, tls: skip}}\n"
+        "    binaries: [{path: /**}]\n"
+    )
+
+
+def _small(client: SandboxClient, sandbox: str, pid: int, ports: _Ports) -> Iterator[Row]:
+    authority = f"{_ALIAS}:{ports.http}"
+    inside = (
+        PYTHON,
+        "-c",
+        _SMALL,
+        "10.200.0.1",
+        "3128",
+        f"http://{authority}/small",
+        str(_REQUESTS),
+        authority,
+    )
+    direct = (
+        PYTHON,
+        "-c",
+        _SMALL,
+        "127.0.0.1",
+        str(ports.http),
+        "/small",
+        str(_REQUESTS),
+        authority,
+    )
+    added, cpu = [], []
+    for _ in range(_ROUNDS):
+        base = _median(_host(direct))
+        before = _cpu_seconds(pid)
+        proxied = _median(_inside(client, sandbox, inside))
+        cpu.append((_cpu_seconds(pid) - before) / (_REQUESTS + 200) * 1e6)
+        added.append((proxied - base) / 1000)
+    yield Row("added latency per proxied request, plain HTTP L7, keep-alive", 0.3, "ms", added)
+    yield Row("CPU per proxied request, keep-alive, plain HTTP L7", 100, "us", cpu)
+    # tinyproxy closes after each request, so only new connections compare.
+    yield from _new_connections(client, sandbox, ports)
+
+
+_FRESH = """
+import json, socket, sys, time
+host, port, target, authority = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+request = f"GET {target} HTTP/1.1\\r\\nHost: {authority}\\r\\nConnection: close\\r\\n\\r\\n".encode()
+times = []
+for turn in range(400):
+    a = time.perf_counter_ns()
+    s = socket.create_connection((host, port)); s.sendall(request)
+    data = b""
+    while (more := s.recv(65536)): data += more
+    s.close(); assert data[9:12] == b"200", data
+    if turn >= 50: times.append((time.perf_counter_ns() - a) / 1000)
+print(json.dumps(times))
+"""
+
+
+def _new_connections(client: SandboxClient, sandbox: str, ports: _Ports) -> Iterator[Row]:
+    authority = f"{_ALIAS}:{ports.http}"
+    inside = (PYTHON, "-c", _FRESH, "10.200.0.1", "3128", f"http://{authority}/small", authority)
+    direct = (PYTHON, "-c", _FRESH, "127.0.0.1", str(ports.http), "/small", authority)
+    tiny = (
+        PYTHON, "-c", _FRESH, "127.0.0.1", str(ports.tinyproxy),
+        f"http://127.0.0.1:{ports.http}/small", f"127.0.0.1:{ports.http}",
+    )  # fmt: skip
+    base = _median(_host(direct))
+    samples = [(_median(_inside(client, sandbox, inside)) - base) / 1000 for _ in range(_ROUNDS)]
+    peers = []
+    if shutil.which("tinyproxy"):
+        peers.append(Peer("tinyproxy", (_median(_host(tiny)) - base) / 1000))
+    yield Row("added latency, plain HTTP, new connection each", 2.0, "ms", samples, peers)
+
+
+def _bulk(client: SandboxClient, sandbox: str, pid: int, ports: _Ports) -> Iterator[Row]:
+    gigabytes = _BULK_BYTES / 1e9
+    for what, budget, port, mode in (
+        ("opaque tunnel, CPU per GB", 0.35, ports.raw, "raw"),
+        ("TLS-terminated download, CPU per GB", 2.5, ports.https, "tls"),
+    ):
+        samples = []
+        for _ in range(3):
+            before = _cpu_seconds(pid)
+            _inside(client, sandbox, (PYTHON, "-c", _BULK, str(port), mode))
+            samples.append((_cpu_seconds(pid) - before) / gigabytes)
+        yield Row(what, budget, "s", samples)
+
+
+def _memory_after_tls(pid: int) -> Row:
+    total = 0
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for each in [str(pid), *children[:1]]:
+        for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return Row("memory per sandbox after TLS (PSS, supervisor and init)", 15, "MB", [total / 1024])
+
+
+def _supervisor(gateway: PrivateGateway, sandbox_id: str) -> int:
+    record = json.loads((gateway.state / "local/sandboxes" / sandbox_id / "pid.json").read_text())
+    return int(record["pid"])
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _inside(client: SandboxClient, sandbox: str, argv: tuple[str, ...]) -> str:
+    result = client.exec(sandbox, list(argv), timeout_seconds=120)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def _host(argv: tuple[str, ...]) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def _median(text: str) -> float:
+    times = sorted(json.loads(text))
+    return float(times[len(times) // 2])
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for item in sockets:
+        item.bind(("127.0.0.1", 0))
+    ports = [item.getsockname()[1] for item in sockets]
+    for item in sockets:
+        item.close()
+    return ports
+
+
+def _wait_port(port: int) -> None:
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise RuntimeError(f"nothing listens on port {port}")
