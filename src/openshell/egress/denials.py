@@ -1,0 +1,244 @@
+"""What a client is told when the proxy refuses: status, fields and JSON body, made from decision values.
+
+Pure. One wording for every surface: reason, nearest rule and suggestion come from the decision, the command
+is the one that would change the policy. Callers pass paths with placeholders redacted; nothing here sees a
+credential. Which refusal applies, and writing it, is the pipeline's business. `proxy.md` 2.4, 3, 4, 9.7, 10.4.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final, TypeAlias
+
+from openshell.egress.credentials import CredentialRefused
+from openshell.egress.http1 import Headers
+from openshell.policy.decide import ConnectionDenied, RequestDenied
+
+__all__ = ["Denial", "Denials", "RequestFacts", "bare"]
+
+_JSON: Final = (b"Content-Type", b"application/json")
+_CLOSE: Final = (b"Connection", b"close")
+# A policy name is free text; in a field only printable ASCII of it may appear.
+_POLICY_NAME_LIMIT: Final = 128
+
+_JsonBody: TypeAlias = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """An answer after which the connection closes."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    def render(self, *, with_body: bool = True) -> bytes:
+        """The bytes to send; without the body in answer to HEAD."""
+        phrase = HTTPStatus(self.status).phrase
+        lines = b"".join(b"%b: %b\r\n" % pair for pair in self.headers)
+        head = f"HTTP/1.1 {self.status} {phrase}\r\n".encode() + lines + b"\r\n"
+        return head + self.body if with_body else head
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """What is said about a request: the path is redacted and without its query."""
+
+    method: str
+    path: str
+    host: str
+    port: int
+    binary: str | None
+
+    @property
+    def where(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def bare(status: int) -> Denial:
+    """An answer without body, for peers that did not speak HTTP well enough to be told more."""
+    return Denial(status, ((b"Content-Length", b"0"), _CLOSE), b"")
+
+
+class Denials:
+    """Makes the answers of one sandbox."""
+
+    __slots__ = ("_command",)
+
+    def __init__(self, sandbox: str) -> None:
+        # The sandbox's own name is all that is needed to make the command one that can be pasted.
+        self._command = f"openshell policy set {sandbox} --policy FILE"
+
+    # Connections: CONNECT, absolute form, captured.
+
+    def connect_denied(self, decision: ConnectionDenied) -> Denial:
+        where = _where(decision.host, decision.port)
+        return self._connection(decision, f"CONNECT {where} not permitted by policy")
+
+    def forward_denied(self, decision: ConnectionDenied, request: RequestFacts) -> Denial:
+        detail = f"{request.method} {request.where}{request.path} not permitted by policy"
+        return self._connection(decision, detail)
+
+    def destination_refused(self, method: str, host: str, port: int, why: str) -> Denial:
+        return _json(
+            403, {"error": "ssrf_denied", "detail": f"{method} {_where(host, port)} blocked: {why}"}
+        )
+
+    def tls_unavailable(self) -> Denial:
+        return _json(
+            503,
+            {
+                "error": "tls_termination_unavailable",
+                "detail": "the sandbox has no certificate authority, so TLS cannot be inspected",
+            },
+        )
+
+    def uninspected_credentials(self, host: str, port: int) -> Denial:
+        return _json(
+            403,
+            {
+                "error": "uninspected_credentials",
+                "detail": f"{_where(host, port)} is a credentialed endpoint: it requires L7 inspection and a "
+                "raw tunnel is not allowed",
+            },
+        )
+
+    def unsupported_protocol(self, *, prior_knowledge_h2c: bool) -> Denial:
+        what = (
+            "prior-knowledge h2c not supported"
+            if prior_knowledge_h2c
+            else "unsupported tunnel protocol"
+        )
+        return _json(
+            403,
+            {"error": "unsupported_l7_protocol", "detail": f"{what} for L7-inspected endpoint"},
+        )
+
+    def upstream_unreachable(self, host: str, port: int, reason: str = "") -> Denial:
+        body = {
+            "error": "upstream_unreachable",
+            "detail": f"connection to {_where(host, port)} failed",
+        }
+        return _json(502, body | ({"reason": reason} if reason else {}))
+
+    def upstream_invalid(self, host: str, port: int, reason: str) -> Denial:
+        """The upstream answered something that is no HTTP/1 we accept."""
+        detail = f"{_where(host, port)} sent an invalid response"
+        return _json(
+            502, {"error": "upstream_invalid_response", "detail": detail, "reason": reason}
+        )
+
+    # Requests in the absolute form.
+
+    def https_needs_connect(self) -> Denial:
+        body = b"Use CONNECT for HTTPS URLs"
+        headers = ((b"Content-Type", b"text/plain"), (b"Content-Length", b"%d" % len(body)), _CLOSE)
+        return Denial(400, headers, body)
+
+    def unsupported_scheme(self) -> Denial:
+        return _json(
+            400,
+            {
+                "error": "unsupported_proxy_scheme",
+                "detail": "only http URLs can be sent to the proxy",
+            },
+        )
+
+    def not_supported(self, what: str) -> Denial:
+        """A part of the contract that is not built: named, never ignored."""
+        return _json(501, {"error": "not_supported_yet", "detail": f"{what} is not supported yet"})
+
+    # Requests, in tunnels and in the absolute form.
+
+    def request_denied(self, decision: RequestDenied, request: RequestFacts) -> Denial:
+        """The L7 refusal with everything that helps to change it."""
+        known = {"host": request.host, "port": request.port, "binary": request.binary}
+        place = {"method": request.method, "path": request.path} | {
+            k: v for k, v in known.items() if v
+        }
+        body: dict[str, object] = {
+            "error": "policy_denied",
+            "policy": decision.policy,
+            "rule": f"{request.method} {request.path}",
+            "detail": decision.reason,
+            "layer": "l7",
+            "protocol": "rest",
+            **place,
+            "rule_missing": {"type": "rest_allow", "layer": "l7", **place},
+            # Proposals from inside the sandbox are not built; the contract's form of "off" is empty.
+            "next_steps": [],
+        }
+        body |= self._advice(decision.reason_code, decision.nearest_rule, decision.suggestion)
+        policy = decision.policy.encode("ascii", "replace")[:_POLICY_NAME_LIMIT]
+        shown = bytes(byte if 0x20 <= byte < 0x7F else 0x3F for byte in policy)
+        return _json(403, body, (b"X-OpenShell-Policy", shown))
+
+    def invalid_target(self, *, encoded_slash: bool = False) -> Denial:
+        body = {"error": "invalid_request_target", "detail": "request-target must be canonical"}
+        if encoded_slash:
+            body["suggestion"] = (
+                "set allow_encoded_slash: true at the endpoint to accept %2F in paths"
+            )
+        return _json(400, body)
+
+    def invalid_placeholder(self) -> Denial:
+        return _json(
+            400,
+            {
+                "error": "invalid_credential_placeholder",
+                "detail": "request-target holds a malformed credential placeholder",
+            },
+        )
+
+    def authority_mismatch(self) -> Denial:
+        return _message(
+            403,
+            "request_authority_mismatch",
+            "HTTP request authority does not match the authorized tunnel endpoint",
+        )
+
+    def credential_refused(self, refused: CredentialRefused, *, tunnel: bool) -> Denial:
+        if refused.is_mismatch:
+            text = "Credential is not authorized for this request endpoint"
+            if tunnel:
+                return _message(403, refused.code, text)
+            return _json(403, {"error": refused.code, "detail": text, "message": text})
+        text = "Credential placeholder could not be resolved"
+        if refused.place == "request-target":
+            text += ": placeholders in a path or query are not supported yet, use a header"
+        if tunnel:
+            return _message(500, refused.code, text)
+        return _json(500, {"error": "credential_injection_failed", "detail": text})
+
+    def _connection(self, decision: ConnectionDenied, detail: str) -> Denial:
+        body: dict[str, object] = {"error": "policy_denied", "detail": detail}
+        if decision.reason:
+            body["reason"] = decision.reason
+        body |= self._advice(decision.reason_code, decision.nearest_rule, decision.suggestion)
+        return _json(403, body)
+
+    def _advice(self, code: str, nearest: str | None, suggestion: str) -> dict[str, object]:
+        advice: dict[str, object] = {"reason_code": code}
+        if nearest:
+            advice["nearest_rule"] = nearest
+        if suggestion:
+            advice["suggestion"] = suggestion
+            advice["command"] = self._command
+        return advice
+
+
+def _where(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _json(status: int, body: _JsonBody, *extra: tuple[bytes, bytes]) -> Denial:
+    text = json.dumps(body).encode()
+    return Denial(status, (_JSON, (b"Content-Length", b"%d" % len(text)), _CLOSE, *extra), text)
+
+
+def _message(status: int, code: str, text: str) -> Denial:
+    return _json(status, {"error": code, "message": text})

@@ -1,0 +1,193 @@
+"""Connections to upstreams: dialling pinned addresses, TLS with verification, and keeping them for reuse.
+
+Only addresses are dialled, in the order of the plan; a name is used for TLS alone. A connection is kept
+under everything that decided about it (destination, TLS, credential epoch), so that one opened under other
+addresses or other credentials is never taken. Which requests may go out, and whether a response left the
+connection reusable, is the pipeline's business. The pool decides in one plain method that a test can call.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from openshell.egress.destination import Address
+from openshell.egress.stream import Stream, StreamLost, TlsStream, dial
+
+__all__ = ["IdlePool", "UpstreamFailed", "UpstreamKey", "UpstreamLease", "Upstreams"]
+
+# Kept connections of one sandbox; a client that needs more at once opens more, they are just not kept.
+MAX_IDLE: Final = 64
+# Most servers close after 60 or 75 seconds; reusing a connection they are about to close fails requests.
+IDLE_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamKey:
+    """What must be equal for a connection to be used again."""
+
+    host: str
+    port: int
+    addresses: tuple[Address, ...]
+    tls: bool
+    credential_epoch: int
+
+
+class UpstreamFailed(Exception):
+    """No connection could be made. `stage` is dial or tls; `reason` is safe to show to the agent."""
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(f"upstream {stage} failed: {reason}")
+        self.stage = stage
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamLease:
+    """A connection in use. A reused one may turn out to be closed: nothing was answered then."""
+
+    key: UpstreamKey
+    stream: Stream
+    reused: bool
+
+
+class IdlePool:
+    """Connections nobody uses now. Synchronous: time comes in, connections to close come out."""
+
+    __slots__ = ("_idle", "_limit", "_seconds")
+
+    def __init__(self, *, limit: int = MAX_IDLE, seconds: float = IDLE_SECONDS) -> None:
+        self._limit = limit
+        self._seconds = seconds
+        # Oldest first; the order of insertion is the order of expiry.
+        self._idle: OrderedDict[Stream, tuple[UpstreamKey, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def put(self, key: UpstreamKey, stream: Stream, now: float) -> list[Stream]:
+        """Keeps a connection; returns those that must be closed for it."""
+        self._idle[stream] = (key, now)
+        closing = self.expire(now)
+        while len(self._idle) > self._limit:
+            closing.append(self._idle.popitem(last=False)[0])
+        return closing
+
+    def take(self, key: UpstreamKey, now: float) -> tuple[Stream | None, list[Stream]]:
+        """The connection used last for this key, if one is good; and those that must be closed."""
+        closing = self.expire(now)
+        for stream in [s for s, (kept, _) in reversed(self._idle.items()) if kept == key]:
+            del self._idle[stream]
+            # Bytes nobody asked for mean that the upstream and we disagree about where a response ended.
+            if not stream.lost and not stream.at_eof and not stream.take():
+                return stream, closing
+            closing.append(stream)
+        return None, closing
+
+    def expire(self, now: float) -> list[Stream]:
+        """Forgets and returns what was kept for too long or has ended."""
+        old = [s for s, (_, since) in self._idle.items() if now - since > self._seconds or s.at_eof]
+        for stream in old:
+            del self._idle[stream]
+        return old
+
+    def drop(self, unwanted: Callable[[UpstreamKey], bool]) -> list[Stream]:
+        """Forgets and returns connections whose key is unwanted."""
+        found = [stream for stream, (key, _) in self._idle.items() if unwanted(key)]
+        for stream in found:
+            del self._idle[stream]
+        return found
+
+
+class Upstreams:
+    """Opens connections for one sandbox and keeps them between requests."""
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        *,
+        clock: Callable[[], float],
+        dial_seconds: float,
+        handshake_seconds: float,
+    ) -> None:
+        """`context` verifies upstreams: system roots and the operator's, ALPN http/1.1."""
+        self._context = context
+        self._clock = clock
+        self._dial_seconds = dial_seconds
+        self._handshake_seconds = handshake_seconds
+        self._pool = IdlePool()
+
+    async def open(self, key: UpstreamKey, *, fresh: bool = False) -> UpstreamLease:
+        """A kept connection, or a new one. Raises UpstreamFailed."""
+        if not fresh:
+            stream, closing = self._pool.take(key, self._clock())
+            _close(closing)
+            if stream is not None:
+                return UpstreamLease(key, stream, reused=True)
+        stream = await self.dial(key.addresses, key.port)
+        if key.tls:
+            stream = await self._secure(stream, key.host)
+        return UpstreamLease(key, stream, reused=False)
+
+    async def dial(self, addresses: tuple[Address, ...], port: int) -> Stream:
+        """A new plain connection to the first address that answers, for tunnels. Raises UpstreamFailed."""
+        reason = "no address"
+        for address in addresses:
+            try:
+                return await dial(str(address), port, self._dial_seconds)
+            except TimeoutError:
+                reason = "timed out"
+            except OSError as error:
+                reason = error.strerror or type(error).__name__
+        raise UpstreamFailed("dial", reason)
+
+    def release(self, lease: UpstreamLease) -> None:
+        """Keeps a connection whose response has been read to its end."""
+        lease.stream.partner = None
+        if lease.stream.lost or lease.stream.at_eof:
+            lease.stream.abort()
+            return
+        _close(self._pool.put(lease.key, lease.stream, self._clock()))
+
+    def drop_older(self, credential_epoch: int) -> None:
+        """Closes kept connections of earlier credential epochs."""
+        _close(self._pool.drop(lambda key: key.credential_epoch < credential_epoch))
+
+    def tidy(self) -> None:
+        """Closes what was kept for too long; called now and then so that an idle sandbox holds nothing."""
+        _close(self._pool.expire(self._clock()))
+
+    def close(self) -> None:
+        """Closes every kept connection; leases are their holders' to close."""
+        _close(self._pool.drop(lambda _: True))
+
+    async def _secure(self, plain: Stream, host: str) -> Stream:
+        stream = TlsStream(plain, self._context, server_hostname=host)
+        try:
+            await stream.handshake(self._handshake_seconds)
+        except ssl.SSLCertVerificationError as error:
+            stream.abort()
+            raise UpstreamFailed(
+                "tls", f"certificate not trusted: {error.verify_message}"
+            ) from None
+        except ssl.SSLError as error:
+            stream.abort()
+            raise UpstreamFailed("tls", error.reason or "handshake failed") from None
+        except TimeoutError:
+            stream.abort()
+            raise UpstreamFailed("tls", "handshake timed out") from None
+        except (StreamLost, OSError, ValueError):
+            stream.abort()
+            raise UpstreamFailed("tls", "the upstream closed during the handshake") from None
+        except BaseException:
+            stream.abort()
+            raise
+        return stream
+
+
+def _close(streams: list[Stream]) -> None:
+    for stream in streams:
+        stream.abort()
