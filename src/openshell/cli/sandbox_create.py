@@ -89,8 +89,8 @@ def create(argv: tuple[str, ...], output: str, **given: Any) -> int:
         raise click.UsageError("-o prints the new sandbox: leave out COMMAND and --no-keep")
     if given["no_keep"] and given["detach"]:
         raise click.UsageError("--no-keep deletes at the end of the session: leave out --detach")
-    spec = _spec(argv, given)
     labels = dict(_pair(item, "--label") for item in given["labels"])
+    spec = _spec(argv, given)
     with session(start=True) as opened:
         ref = opened.client.create(
             workspace=opened.workspace, spec=spec, name=given["name"], labels=labels
