@@ -133,14 +133,17 @@ class Opened(msgspec.Struct, tag="opened", frozen=True):
 Request = Go | Sources | Spawn | Signal | Resize | OpenSocket
 Reply = Ready | Failed | Spawned | Refused | Exited | Opened
 
+# Built once, in the zygote: a decoder takes a millisecond to make.
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER: msgspec.msgpack.Decoder[Request | Reply] = msgspec.msgpack.Decoder(Request | Reply)
+
 
 def encode(message: Request | Reply) -> bytes:
-    return msgspec.msgpack.encode(message)
+    return _ENCODER.encode(message)
 
 
 def decode(body: bytes) -> Request | Reply:
-    decoded: Request | Reply = msgspec.msgpack.decode(body, type=Request | Reply)
-    return decoded
+    return _DECODER.decode(body)
 
 
 def send(sock: socket.socket, message: Request | Reply, descriptors: tuple[int, ...] = ()) -> None:
