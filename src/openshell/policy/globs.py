@@ -25,10 +25,12 @@ __all__ = [
     "MAX_ALTERNATIVES",
     "MAX_GLOB_LENGTH",
     "GlobError",
+    "Step",
     "TextMatcher",
     "compile_glob",
     "compile_route",
     "compile_selector",
+    "steps_of",
 ]
 
 # True or a match object for yes, False or None for no.
@@ -369,3 +371,52 @@ def compile_selector(pattern: str) -> TextMatcher:
         return all(lowered.split(".")) and compiled(lowered) is not None
 
     return matches
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One position of a pattern seen as an automaton: which characters, and whether it stays."""
+
+    repeats: bool
+    # Characters that it takes; with `excluded`, all characters but these.
+    chars: frozenset[str]
+    excluded: bool
+
+    def meets(self, other: Step) -> bool:
+        """Whether one character suits both."""
+        if self.excluded and other.excluded:
+            return True
+        if self.excluded:
+            return bool(other.chars - self.chars)
+        if other.excluded:
+            return bool(self.chars - other.chars)
+        return not self.chars.isdisjoint(other.chars)
+
+
+# Members of a class that are enumerated for comparison; a wider class counts as any character.
+_MAX_CLASS_MEMBERS: Final = 1024
+
+
+def _step(token: _Token, sep: str) -> Step:
+    if isinstance(token, _Literal):
+        return Step(False, frozenset((token.char,)), False)
+    if isinstance(token, _Star):
+        crosses = token.double or not sep
+        return Step(True, frozenset() if crosses else frozenset((sep,)), True)
+    if not isinstance(token, _Class):
+        return Step(False, frozenset((sep,)) if sep else frozenset(), True)
+    if sum(ord(high) - ord(low) + 1 for low, high in token.ranges) > _MAX_CLASS_MEMBERS:
+        return Step(False, frozenset((sep,)) if sep else frozenset(), True)
+    members = {chr(c) for low, high in token.ranges for c in range(ord(low), ord(high) + 1)}
+    if token.negated:
+        return Step(False, frozenset(members | ({sep} if sep else set())), True)
+    return Step(False, frozenset(members - {sep}), False)
+
+
+def steps_of(pattern: str, sep: str) -> list[tuple[Step, ...]]:
+    """The pattern as automata, one for each alternative, for comparing two patterns.
+
+    `sep` "" lets every star cross everything; otherwise only `**` crosses it. Raises `GlobError`.
+    """
+    tokens = _Reader(pattern, braces=True, escapes=True).read()
+    return [tuple(_step(token, sep) for token in alternative) for alternative in _expand(tokens)]

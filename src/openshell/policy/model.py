@@ -28,6 +28,7 @@ __all__ = [
     "NetworkRule",
     "ProcessPolicy",
     "SandboxPolicy",
+    "implied_method",
 ]
 
 JsonValue: TypeAlias = (
@@ -220,3 +221,14 @@ class SandboxPolicy:
     process: ProcessPolicy | None = None
     network_policies: Mapping[str, NetworkRule] = field(default_factory=_no_rules)
     network_middlewares: Mapping[str, MiddlewareConfig] = field(default_factory=_no_middlewares)
+
+
+def implied_method(rule: L7Rule, endpoint: Endpoint) -> str:
+    """The method that a rule of an mcp endpoint has when none is written, "" if there is none.
+
+    Readers fill it in and writers leave it out, so that both forms are one policy.
+    """
+    profile = endpoint.mcp is not None and bool(endpoint.mcp.allow_all_known_mcp_methods)
+    if endpoint.protocol != "mcp" or not profile:
+        return ""
+    return "tools/call" if "name" in rule.params else "*"

@@ -1,0 +1,178 @@
+"""Pairs of endpoints that would give one connection or request two contradicting treatments.
+
+Every unordered pair of the whole policy whose ports and hosts meet is compared, binaries aside:
+what a connection is given (tls, allowed addresses) must agree, and, where both endpoints say how
+requests are treated and neither path is more specific, that too. Rules may differ freely: they add
+up. Called by `validate` on the policy as it will be enforced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations, product
+
+from openshell.policy.findings import Finding, Severity
+from openshell.policy.globs import GlobError, TextMatcher
+from openshell.policy.hosts import compile_host, is_wildcard_host, normalize_host
+from openshell.policy.model import Endpoint, SandboxPolicy
+from openshell.policy.overlap import Budget, hosts_overlap, paths_overlap
+
+__all__ = ["check_ambiguity"]
+
+_Fields = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    rule: str
+    index: int
+    endpoint: Endpoint
+    host: str
+    ports: frozenset[int]
+    connection: _Fields
+    request: _Fields | None
+    rank: int
+    # Marked, without inspection: may not be laid over what a person had inspected.
+    is_raw_mark: bool
+    is_inspected: bool
+
+    @property
+    def selector(self) -> str:
+        ports = ",".join(map(str, sorted(self.ports)))
+        return f"{self.endpoint.host or '<any-host>'}:{ports}{self.endpoint.path}"
+
+
+def check_ambiguity(policy: SandboxPolicy) -> tuple[Finding, ...]:
+    findings: list[Finding] = []
+    budget = Budget()
+    for first, second in _pairs(_entries(policy), budget):
+        budget.spend(1)
+        shared = first.ports & second.ports
+        conflicts = list(_conflicts(first, second, budget)) if shared else ()
+        if budget.is_spent:
+            message = "too many endpoints with overlapping hosts or paths to compare; merge some"
+            findings.append(_finding("network_policies", message))
+            break
+        if conflicts:
+            fields = ", ".join(f"{name} ({one} / {two})" for name, one, two in conflicts)
+            findings.append(
+                _finding(
+                    f"network_policies.{first.rule}.endpoints[{first.index}]",
+                    f"rule '{first.rule}' endpoint {first.index} [{first.selector}] and rule "
+                    f"'{second.rule}' endpoint {second.index} [{second.selector}] overlap on "
+                    f"ports {sorted(shared)} and disagree on {fields}",
+                )
+            )
+    return tuple(findings)
+
+
+def _finding(location: str, message: str) -> Finding:
+    return Finding("ambiguous_endpoints", Severity.ERROR, location, message)
+
+
+def _entries(policy: SandboxPolicy) -> list[_Entry]:
+    return [
+        _entry(key, index, endpoint)
+        for key in sorted(policy.network_policies)
+        for index, endpoint in enumerate(policy.network_policies[key].endpoints)
+    ]
+
+
+def _entry(rule: str, index: int, endpoint: Endpoint) -> _Entry:
+    protocol = endpoint.protocol.strip().lower()
+    skip = endpoint.tls.strip().lower() == "skip"
+    inspected = protocol not in ("", "tcp")
+    contributes = inspected or bool(
+        endpoint.allowed_ips or endpoint.tls or endpoint.credential_binding
+    )
+    return _Entry(
+        rule=rule,
+        index=index,
+        endpoint=endpoint,
+        host=normalize_host(endpoint.host),
+        ports=frozenset(endpoint.ports),
+        connection=(
+            ("transparent_tcp_eligible", str(protocol == "tcp").lower()),
+            ("tls", "skip" if skip else "auto"),
+            ("allowed_ips", ",".join(sorted({ip.strip().lower() for ip in endpoint.allowed_ips}))),
+        ),
+        request=_request_fields(endpoint, protocol) if contributes else None,
+        rank=len(endpoint.path) - endpoint.path.count("*"),
+        is_raw_mark=endpoint.advisor_proposed and (not inspected or protocol == "sql" or skip),
+        is_inspected=inspected,
+    )
+
+
+def _request_fields(endpoint: Endpoint, protocol: str) -> _Fields:
+    binding = endpoint.credential_binding
+    enforce = endpoint.enforcement.strip().lower() == "enforce"
+    return (
+        ("protocol", protocol),
+        ("enforcement", "enforce" if enforce else "audit"),
+        ("allow_encoded_slash", str(endpoint.allow_encoded_slash).lower()),
+        ("websocket_credential_rewrite", str(endpoint.websocket_credential_rewrite).lower()),
+        ("request_body_credential_rewrite", str(endpoint.request_body_credential_rewrite).lower()),
+        ("credential_signing", endpoint.credential_signing),
+        ("signing_service", endpoint.signing_service),
+        ("signing_region", endpoint.signing_region),
+        ("credential_binding.provider", binding.provider if binding else ""),
+    )
+
+
+def _pairs(entries: list[_Entry], budget: Budget) -> Iterator[tuple[_Entry, _Entry]]:
+    """Pairs whose hosts meet, host by host so that each two hosts are compared once."""
+    groups: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.host, []).append(entry)
+    for group in groups.values():
+        yield from combinations(group, 2)
+    names = [host for host in groups if host and not is_wildcard_host(host)]
+    wide = [host for host in groups if not host or is_wildcard_host(host)]
+    for position, host in enumerate(wide):
+        matcher = _host_matcher(host)
+        meeting = [name for name in names if matcher(name)]
+        budget.spend(len(names))
+        meeting += [o for o in wide[position + 1 :] if hosts_overlap(host, o, budget)]
+        if budget.is_spent:
+            meeting = names[:1]
+        for other in meeting:
+            for one, two in product(groups[host], groups[other]):
+                ordered = (one.rule, one.index) < (two.rule, two.index)
+                yield (one, two) if ordered else (two, one)
+
+
+def _host_matcher(host: str) -> TextMatcher:
+    """What cannot be read, or names no host, meets every name."""
+    try:
+        if host:
+            return compile_host(host)
+    except GlobError:
+        pass
+    return lambda _name: True
+
+
+def _conflicts(first: _Entry, second: _Entry, budget: Budget) -> Iterator[tuple[str, str, str]]:
+    yield from _differences(first.connection, second.connection)
+    if (first.is_raw_mark and second.is_inspected and not second.endpoint.advisor_proposed) or (
+        second.is_raw_mark and first.is_inspected and not first.endpoint.advisor_proposed
+    ):
+        yield (
+            "advisor_proposed",
+            str(first.endpoint.advisor_proposed).lower(),
+            str(second.endpoint.advisor_proposed).lower(),
+        )
+    if (
+        first.request is not None
+        and second.request is not None
+        and first.rank == second.rank
+        and first.request != second.request
+        and paths_overlap(first.endpoint.path, second.endpoint.path, budget)
+    ):
+        yield from _differences(first.request, second.request)
+
+
+def _differences(first: _Fields, second: _Fields) -> Iterator[tuple[str, str, str]]:
+    for (name, one), (_, two) in zip(first, second, strict=True):
+        if one != two:
+            yield name, one or "unset", two or "unset"
