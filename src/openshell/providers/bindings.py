@@ -11,12 +11,12 @@ Providers with a profile will be bound by their profile's endpoints; there are n
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
 
 from openshell.policy.globs import GlobError, compile_selector
 from openshell.policy.model import Binary, Endpoint, NetworkRule, SandboxPolicy
+from openshell.policy.overlap import Budget, hosts_overlap
 
 __all__ = [
     "BindingFault",
@@ -28,8 +28,6 @@ __all__ = [
     "stamp_credentialed",
     "uninspected_endpoints",
 ]
-
-_GLOB_CHARS: Final = frozenset("*?[]")
 
 
 class FaultKind(enum.Enum):
@@ -86,18 +84,17 @@ def policy_bindings(policy: SandboxPolicy) -> tuple[PolicyBinding, ...]:
 
 def stamp_credentialed(policy: SandboxPolicy, attached: Collection[str]) -> SandboxPolicy:
     """The policy with `provider_credentialed` computed from zero, and no other change."""
-    scopes = [
-        (endpoint.host, frozenset(endpoint.ports))
-        for _key, _index, endpoint, provider in _bound(policy)
-        if provider in attached
-    ]
-
-    def stamped(endpoint: Endpoint) -> Endpoint:
-        covered = any(_overlaps(endpoint, host, ports) for host, ports in scopes)
-        return replace(endpoint, provider_credentialed=covered)
-
+    scopes = _Scopes(
+        endpoint for _key, _index, endpoint, provider in _bound(policy) if provider in attached
+    )
     rules = {
-        key: replace(rule, endpoints=tuple(stamped(endpoint) for endpoint in rule.endpoints))
+        key: replace(
+            rule,
+            endpoints=tuple(
+                replace(endpoint, provider_credentialed=scopes.touch(endpoint))
+                for endpoint in rule.endpoints
+            ),
+        )
         for key, rule in policy.network_policies.items()
     }
     return replace(policy, network_policies=rules)
@@ -170,51 +167,45 @@ def _inspection_gap(endpoint: Endpoint) -> str:
     return ""
 
 
-def _overlaps(endpoint: Endpoint, host: str, ports: frozenset[int]) -> bool:
-    if endpoint.ports and ports and ports.isdisjoint(endpoint.ports):
-        return False
-    # Without a host the endpoint covers every name that resolves into its addresses.
-    return not endpoint.host or _hosts_meet(
-        endpoint.host.lower().split("."), host.lower().split(".")
-    )
+class _Scopes:
+    """Hosts and ports that credentials are bound to; paths do not count.
 
+    Names are found by hash, so that only patterns cost a comparison each. When the budget for those
+    is spent, what is left counts as touched: the safe answer.
+    """
 
-def _hosts_meet(left: list[str], right: list[str]) -> bool:
-    """Some name may match both patterns. Two globs in one place count as meeting: the safe side."""
-    reached = {(0, 0)}
-    seen = set(reached)
-    while reached:
-        following = set()
-        for at_left, at_right in reached:
-            if at_left == len(left) and at_right == len(right):
+    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+        self._names: dict[str, set[int]] = {}
+        self._patterns: dict[str, set[int]] = {}
+        self._budget = Budget()
+        for endpoint in endpoints:
+            host = endpoint.host.lower()
+            group = self._patterns if "*" in host else self._names
+            group.setdefault(host, set()).update(endpoint.ports)
+
+    def touch(self, endpoint: Endpoint) -> bool:
+        host = endpoint.host.lower()
+        # Without a host an endpoint covers every name that resolves into its addresses.
+        if not host or "*" in host:
+            return self._touches_any(host, endpoint, self._names) or self._touches_any(
+                host, endpoint, self._patterns
+            )
+        return _ports_meet(endpoint, self._names.get(host)) or self._touches_any(
+            host, endpoint, self._patterns
+        )
+
+    def _touches_any(self, host: str, endpoint: Endpoint, group: Mapping[str, set[int]]) -> bool:
+        for scope, ports in group.items():
+            self._budget.spend(1)
+            if _ports_meet(endpoint, ports) and (
+                self._budget.is_spent or hosts_overlap(host, scope, self._budget)
+            ):
                 return True
-            if at_left < len(left) and at_right < len(right):
-                following |= _next_labels(left, right, at_left, at_right)
-        reached = following - seen
-        seen |= following
-    return False
+        return False
 
 
-def _next_labels(left: list[str], right: list[str], i: int, j: int) -> set[tuple[int, int]]:
-    if not _labels_meet(left[i], right[j]):
-        return set()
-    following = {(i + 1, j + 1)}
-    if left[i] == "**":
-        following.add((i, j + 1))
-    if right[j] == "**":
-        following.add((i + 1, j))
-    return following
-
-
-def _labels_meet(left: str, right: str) -> bool:
-    left_is_glob = not _GLOB_CHARS.isdisjoint(left)
-    right_is_glob = not _GLOB_CHARS.isdisjoint(right)
-    if left_is_glob and right_is_glob:
-        return True
-    if not left_is_glob and not right_is_glob:
-        return left == right
-    pattern, name = (left, right) if left_is_glob else (right, left)
-    try:
-        return bool(name) and bool(compile_selector(pattern)(name))
-    except GlobError:
-        return True
+def _ports_meet(endpoint: Endpoint, ports: set[int] | None) -> bool:
+    """None: no such host. No ports on one side means any."""
+    if ports is None:
+        return False
+    return not endpoint.ports or not ports or not ports.isdisjoint(endpoint.ports)

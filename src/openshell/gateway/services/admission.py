@@ -1,0 +1,39 @@
+"""What the provider and policy nouns demand when a sandbox is created, and leave when it is deleted.
+
+Both run inside the transaction that writes or removes the sandbox's row.
+"""
+
+from __future__ import annotations
+
+from openshell._proto import openshell_pb2
+from openshell.codec.policy import policy_from_proto, policy_to_proto
+from openshell.gateway.records import Kind
+from openshell.gateway.services.attachments import check_attachable
+from openshell.gateway.services.policy_plan import plan_create
+from openshell.gateway.services.revisions import store_revision
+from openshell.gateway.store.model import Tx
+
+__all__ = ["admit_sandbox", "forget_sandbox"]
+
+
+def admit_sandbox(tx: Tx, sandbox: openshell_pb2.Sandbox) -> None:
+    """Refuses, or fills in `spec.policy` and stores it as revision 1. Needs id and workspace set.
+
+    Without a policy from the user the sandbox gets the restrictive default, as a revision like any
+    other: what is enforced can be read from the first moment. The revision is pending until the
+    supervisor reports that it enforces it.
+    """
+    metadata, spec = sandbox.metadata, sandbox.spec
+    names = list(dict.fromkeys(spec.providers))
+    check_attachable(tx, metadata.workspace, names)
+    spec.providers[:] = names
+    candidate = policy_from_proto(spec.policy) if spec.HasField("policy") else None
+    policy = plan_create(candidate, names)
+    spec.policy.CopyFrom(policy_to_proto(policy))
+    store_revision(tx, metadata.id, metadata.workspace, policy, dict(metadata.annotations))
+
+
+def forget_sandbox(tx: Tx, sandbox_id: str) -> None:
+    """Removes revisions and logs."""
+    tx.delete_scope(Kind.SANDBOX_POLICY, sandbox_id)
+    tx.delete_logs(sandbox_id)

@@ -1,0 +1,137 @@
+"""Which providers a sandbox has: attach, detach, list.
+
+What must hold across objects is read, decided and written in one transaction: the provider exists,
+no two attached providers own one variable, the policy in force agrees with the new set. A second
+writer that comes too late gets the answer it would have got had it come second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from openshell._proto import openshell_pb2
+from openshell.gateway.errors import failed_precondition, invalid_argument
+from openshell.gateway.events import Bus
+from openshell.gateway.records import Kind
+from openshell.gateway.services.lookup import (
+    attached_records,
+    check_expected_version,
+    find_sandbox,
+    refuse_deleting,
+    require_field,
+    save_sandbox,
+)
+from openshell.gateway.services.policy_plan import check_provider_set
+from openshell.gateway.services.provider_records import redacted
+from openshell.gateway.services.revisions import base_policy
+from openshell.gateway.store.model import Row, Store, Tx
+from openshell.gateway.workspaces import open_workspace
+from openshell.providers.env_keys import find_clash
+from openshell.providers.records import MAX_NAME_BYTES
+
+__all__ = ["MAX_PROVIDERS", "Attachments", "check_attachable"]
+
+MAX_PROVIDERS: Final = 32
+"""Providers of one sandbox; the contract's limit."""
+
+
+def check_attachable(tx: Tx, workspace: str, names: list[str]) -> None:
+    """Refuses a set of providers that no sandbox may have. For create and attach, inside their write."""
+    if len(dict.fromkeys(names)) > MAX_PROVIDERS:
+        raise invalid_argument(f"a sandbox can have at most {MAX_PROVIDERS} providers")
+    clash = find_clash(attached_records(tx, workspace, names), tx.now_ms)
+    if clash is not None:
+        raise failed_precondition(clash.message)
+
+
+class Attachments:
+    """The attachment methods of the API."""
+
+    def __init__(
+        self,
+        store: Store,
+        bus: Bus,
+        *,
+        show: Callable[[openshell_pb2.Sandbox], openshell_pb2.Sandbox] = lambda sandbox: sandbox,
+    ) -> None:
+        """`show` turns a stored sandbox into what a client may see (its lease, for example)."""
+        self._store = store
+        self._bus = bus
+        self._show = show
+
+    async def AttachSandboxProvider(  # noqa: N802  named as the RPC
+        self, request: openshell_pb2.AttachSandboxProviderRequest, _context: Any
+    ) -> openshell_pb2.AttachSandboxProviderResponse:
+        _check_names(request.sandbox_name, request.provider_name)
+
+        def write(tx: Tx) -> tuple[openshell_pb2.Sandbox, bool]:
+            workspace = open_workspace(tx, request.workspace, must_be_active=True)
+            if tx.get(Kind.PROVIDER, workspace, request.provider_name) is None:
+                raise failed_precondition(f"provider '{request.provider_name}' not found")
+            row, sandbox = find_sandbox(tx, workspace, request.sandbox_name)
+            refuse_deleting(sandbox)
+            check_expected_version(row, request.expected_resource_version)
+            if request.provider_name in sandbox.spec.providers:
+                return sandbox, False
+            names = [*dict.fromkeys(sandbox.spec.providers), request.provider_name]
+            check_attachable(tx, workspace, names)
+            check_provider_set(base_policy(tx, sandbox), names, gate=True)
+            sandbox.spec.providers[:] = names
+            return save_sandbox(tx, row, sandbox), True
+
+        sandbox, attached = await self._store.write(write)
+        if attached:
+            self._bus.config_changed([sandbox.metadata.id], "providers")
+        return openshell_pb2.AttachSandboxProviderResponse(
+            sandbox=self._show(sandbox), attached=attached
+        )
+
+    async def DetachSandboxProvider(  # noqa: N802  named as the RPC
+        self, request: openshell_pb2.DetachSandboxProviderRequest, _context: Any
+    ) -> openshell_pb2.DetachSandboxProviderResponse:
+        _check_names(request.sandbox_name, request.provider_name)
+
+        def write(tx: Tx) -> tuple[openshell_pb2.Sandbox, bool]:
+            workspace = open_workspace(tx, request.workspace)
+            row, sandbox = find_sandbox(tx, workspace, request.sandbox_name)
+            check_expected_version(row, request.expected_resource_version)
+            if request.provider_name not in sandbox.spec.providers:
+                return sandbox, False
+            kept = [n for n in dict.fromkeys(sandbox.spec.providers) if n != request.provider_name]
+            check_provider_set(base_policy(tx, sandbox), kept, gate=False)
+            sandbox.spec.providers[:] = kept
+            return save_sandbox(tx, row, sandbox), True
+
+        sandbox, detached = await self._store.write(write)
+        if detached:
+            self._bus.config_changed([sandbox.metadata.id], "providers")
+        return openshell_pb2.DetachSandboxProviderResponse(
+            sandbox=self._show(sandbox), detached=detached
+        )
+
+    async def ListSandboxProviders(  # noqa: N802  named as the RPC
+        self, request: openshell_pb2.ListSandboxProvidersRequest, _context: Any
+    ) -> openshell_pb2.ListSandboxProvidersResponse:
+        require_field(request.sandbox_name, "sandbox_name")
+
+        def read(tx: Tx) -> list[Row]:
+            workspace = open_workspace(tx, request.workspace)
+            _row, sandbox = find_sandbox(tx, workspace, request.sandbox_name)
+            rows = []
+            for name in dict.fromkeys(sandbox.spec.providers):
+                row = tx.get(Kind.PROVIDER, workspace, name)
+                if row is None:
+                    raise failed_precondition(f"provider '{name}' not found")
+                rows.append(row)
+            return rows
+
+        rows = await self._store.read(read)
+        return openshell_pb2.ListSandboxProvidersResponse(providers=[redacted(r) for r in rows])
+
+
+def _check_names(sandbox_name: str, provider_name: str) -> None:
+    require_field(sandbox_name, "sandbox_name")
+    require_field(provider_name, "provider_name")
+    if len(provider_name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
+        raise invalid_argument(f"provider_name exceeds maximum length ({MAX_NAME_BYTES} bytes)")

@@ -1,0 +1,157 @@
+"""Is this policy fit for this sandbox? Decided from values alone; the answer is a policy or a refusal.
+
+The order of checks is the contract's: reserved keys, static sections, safety, ambiguity, bindings,
+uninspected credentials. `config.py` and `sandboxes.py` call it inside the transaction that stores
+the result, attachments call it with the policy in force and the new set of providers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Final
+
+from openshell.gateway.errors import (
+    ApiError,
+    aborted,
+    failed_precondition,
+    invalid_argument,
+)
+from openshell.policy.defaults import restrictive_default
+from openshell.policy.model import PROVIDER_KEY_PREFIX, SandboxPolicy
+from openshell.policy.static import check_static_change, inherit_static
+from openshell.policy.validate import Finding, check_authored, errors_of, validate_policy
+from openshell.providers.bindings import (
+    FaultKind,
+    check_bindings,
+    clear_marks,
+    stamp_credentialed,
+    uninspected_endpoints,
+)
+
+__all__ = [
+    "check_provider_set",
+    "effective_policy",
+    "plan_create",
+    "plan_replacement",
+    "plan_supervisor_sync",
+]
+
+_AMBIGUITY: Final = "ambiguous_endpoints"
+
+
+def plan_create(candidate: SandboxPolicy | None, attached: Collection[str]) -> SandboxPolicy:
+    """The first policy of a sandbox; without one from the user, the restrictive default."""
+    if candidate is None:
+        return restrictive_default()
+    policy = clear_marks(candidate)
+    _refuse_reserved_keys(policy)
+    _refuse_findings(policy)
+    check_provider_set(policy, attached, gate=True)
+    return policy
+
+
+def plan_replacement(
+    baseline: SandboxPolicy | None,
+    base: SandboxPolicy | None,
+    candidate: SandboxPolicy,
+    attached: Collection[str],
+) -> SandboxPolicy:
+    """The policy that replaces `base`. `baseline` is what the sandbox was started with."""
+    policy = clear_marks(candidate)
+    _refuse_reserved_keys(policy)
+    if base is not None:
+        policy = inherit_static(base, policy)
+    if baseline is not None:
+        changes = check_static_change(baseline, policy)
+        if changes:
+            raise invalid_argument(_joined(changes))
+    _refuse_findings(policy)
+    check_provider_set(policy, attached, gate=True)
+    return policy
+
+
+def plan_supervisor_sync(
+    baseline: SandboxPolicy | None,
+    base: SandboxPolicy | None,
+    candidate: SandboxPolicy,
+    attached: Collection[str],
+) -> SandboxPolicy:
+    """A supervisor may complete the static sections; what a user decided on the network stays.
+
+    A sync that is older than the user's last update would undo it, and one from a taken-over
+    supervisor could open the network: both are refused, the supervisor fetches again.
+    """
+    own = {
+        key: rule
+        for key, rule in candidate.network_policies.items()
+        if not key.startswith(PROVIDER_KEY_PREFIX)
+    }
+    policy = clear_marks(replace(candidate, network_policies=own))
+    if base is not None:
+        known = clear_marks(base)
+        if (
+            policy.network_policies != known.network_policies
+            or policy.network_middlewares != known.network_middlewares
+        ):
+            raise aborted(
+                "the network sections differ from the sandbox's present policy; fetch it again"
+            )
+        policy = replace(
+            inherit_static(base, policy),
+            network_policies=base.network_policies,
+            network_middlewares=base.network_middlewares,
+        )
+    if baseline is not None:
+        changes = check_static_change(baseline, policy)
+        if changes:
+            raise invalid_argument(_joined(changes))
+    _refuse_findings(policy)
+    check_provider_set(policy, attached, gate=False)
+    return policy
+
+
+def check_provider_set(
+    policy: SandboxPolicy | None, attached: Collection[str], *, gate: bool
+) -> None:
+    """Bindings name attached providers only and, with `gate`, nothing credentialed is uninspected."""
+    if policy is None:
+        return
+    fault = check_bindings(policy, attached)
+    if fault is not None:
+        if fault.kind is FaultKind.MALFORMED:
+            raise invalid_argument(fault.message)
+        raise failed_precondition(fault.message)
+    if gate:
+        gaps = uninspected_endpoints(stamp_credentialed(policy, attached))
+        if gaps:
+            raise failed_precondition("; ".join(gaps))
+
+
+def effective_policy(base: SandboxPolicy, attached: Collection[str]) -> SandboxPolicy:
+    """What a supervisor enforces: the base, with the gateway's own marks computed afresh."""
+    return stamp_credentialed(base, attached)
+
+
+def _refuse_reserved_keys(policy: SandboxPolicy) -> None:
+    reserved = check_authored(policy)
+    if reserved:
+        raise invalid_argument(_joined(reserved))
+
+
+def _refuse_findings(policy: SandboxPolicy) -> None:
+    errors = errors_of(validate_policy(policy))
+    unsafe = [finding for finding in errors if finding.code != _AMBIGUITY]
+    if unsafe:
+        raise invalid_argument(f"policy contains unsafe content: {_joined(unsafe)}")
+    if errors:
+        raise _ambiguous(errors)
+
+
+def _ambiguous(findings: Sequence[Finding]) -> ApiError:
+    lines = "\n".join(finding.message for finding in findings)
+    return failed_precondition(f"network endpoint ambiguity validation failed:\n{lines}")
+
+
+def _joined(findings: Sequence[Finding]) -> str:
+    return "; ".join(finding.message for finding in findings)
