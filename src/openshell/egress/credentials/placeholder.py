@@ -47,7 +47,7 @@ def _spelled(word: bytes) -> bytes:
 
 _SPELLED = b"(?:%b|%b)" % (_spelled(_CANONICAL), _spelled(_ALIAS))
 _ENCODED_MARKER = re.compile(_SPELLED).search
-# An encoded marker holds at least one of these; ordinary data rarely does, so the slow search rarely runs.
+# An encoded marker holds at least one of these; the slow search runs only around them.
 _MAY_BE_ENCODED = re.compile(
     b"%(?:" + b"|".join(sorted({b"(?i:%02x)" % byte for byte in _CANONICAL + _ALIAS})) + b")"
 ).search
@@ -106,7 +106,14 @@ def find_marker(data: bytes) -> bool:
     """Whether a marker stands in the data, literal or percent-encoded once."""
     if _CANONICAL in data or _ALIAS in data:
         return True
-    return _MAY_BE_ENCODED(data) is not None and _ENCODED_MARKER(data) is not None
+    hit = _MAY_BE_ENCODED(data)
+    while hit is not None:
+        # An encoded marker that holds one of the next _TAIL bytes lies within this stretch.
+        at = hit.start()
+        if _ENCODED_MARKER(data, max(at - _TAIL, 0), at + 2 * _TAIL + 2) is not None:
+            return True
+        hit = _MAY_BE_ENCODED(data, at + _TAIL)
+    return False
 
 
 class MarkerScanner:

@@ -62,6 +62,7 @@ _NEVER = frozenset(
         b"via",
     }
 )
+_AUTHORIZATION = b"authorization"
 # The user part may itself be a placeholder, whose colons do not end it.
 _USER_AND_PASSWORD = re.compile(
     rb"(openshell:resolve:env:[A-Za-z0-9_]+|[^:]*):(.*)", re.DOTALL
@@ -79,7 +80,12 @@ def rewrite_head(
     fields = _Fields(credentials, scope, now_ms)
     headers: list[tuple[bytes, bytes]] = []
     for name, value in head.headers:
-        outcome = fields.value(name.lower(), value)
+        if find_marker(value):
+            outcome = fields.marked(name.lower(), value)
+        elif len(name) == len(_AUTHORIZATION) and name.lower() == _AUTHORIZATION:
+            outcome = fields.authorization(value)
+        else:
+            outcome = value
         if isinstance(outcome, Unresolved):
             return CredentialRefused(outcome.value, "header")
         headers.append((name, outcome))
@@ -105,22 +111,24 @@ class _Fields:
         self._now_ms = now_ms
         self.used: list[str] = []
 
-    def value(self, name: bytes, value: bytes) -> bytes | Unresolved:
+    def marked(self, name: bytes, value: bytes) -> bytes | Unresolved:
+        """A value in which a marker stands."""
+        if name in _NEVER:
+            return Unresolved.UNAVAILABLE
         scheme, space, token = value.partition(b" ")
-        if find_marker(value):
-            if name in _NEVER:
-                return Unresolved.UNAVAILABLE
-            if not space:
-                return self._resolve(value)
-            if not is_token(scheme) or find_marker(scheme):
-                return Unresolved.UNAVAILABLE
-            found = self._resolve(token)
-            return found if isinstance(found, Unresolved) else b"%b %b" % (scheme, found)
-        if name == b"authorization" and scheme.lower() == b"basic":
-            return self._basic(value, token.strip(b" \t"))
-        return value
+        if not space:
+            return self._resolve(value)
+        if not is_token(scheme) or find_marker(scheme):
+            return Unresolved.UNAVAILABLE
+        found = self._resolve(token)
+        return found if isinstance(found, Unresolved) else b"%b %b" % (scheme, found)
 
-    def _basic(self, value: bytes, token: bytes) -> bytes | Unresolved:
+    def authorization(self, value: bytes) -> bytes | Unresolved:
+        """A value without a visible marker; in Basic one may stand behind the encoding."""
+        scheme, _, token = value.partition(b" ")
+        if scheme.lower() != b"basic":
+            return value
+        token = token.strip(b" \t")
         try:
             plain = base64.b64decode(token + b"=" * (-len(token) % 4), validate=True)
         except binascii.Error:

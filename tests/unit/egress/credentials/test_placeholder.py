@@ -110,6 +110,11 @@ def test_any_bytes(text: str, place: int, spelling: bytes) -> None:
     fuzz_scanner(data)
 
 
+@given(st.sampled_from(list(SPELLINGS.values())), st.integers(0, 300), st.integers(0, 300))
+def test_a_marker_is_found_among_other_escapes(spelling: bytes, before: int, behind: int) -> None:
+    assert find_marker((b"%6f" * 100)[:before] + spelling + (b"%3A-" * 100)[:behind])
+
+
 def test_scanning_and_redacting_are_linear() -> None:
     started = time.perf_counter()
     find_marker(b"%6f" * 200_000)

@@ -1,0 +1,20 @@
+"""Invariant: any message gives a query of plain host labels or QueryRejected; nothing else is raised."""
+
+from __future__ import annotations
+
+import re
+
+from openshell.egress.dns import QueryRejected, parse_query, render_answer
+
+HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+
+def fuzz_dns_query(data: bytes) -> None:
+    try:
+        query = parse_query(data)
+    except QueryRejected:
+        return
+    assert HOST.fullmatch(query.host)
+    assert query.question in data
+    answer = render_answer(query, (), ttl=1)
+    assert answer[:2] == data[:2]

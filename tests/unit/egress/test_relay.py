@@ -1,0 +1,164 @@
+"""The opaque tunnel between real socket pairs."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+import uvloop
+
+from openshell.egress.relay import Relay, RelayEnd, RelayResult
+
+
+class Tunnel:
+    """A relay between two socket pairs; `agent` and `server` are the far ends."""
+
+    def __init__(
+        self,
+        *,
+        idle: float | None = None,
+        half: float = 30.0,
+        early: tuple[bytes, bytes] = (b"", b""),
+    ) -> None:
+        self.agent, client = socket.socketpair()
+        upstream, self.server = socket.socketpair()
+        for end in (self.agent, self.server):
+            end.setblocking(False)
+        self.relay = Relay(
+            client,
+            upstream,
+            to_upstream=early[0],
+            to_client=early[1],
+            idle_seconds=idle,
+            half_closed_seconds=half,
+        )
+        self.task = asyncio.create_task(self.relay.run())
+        self.ours = (client, upstream)
+
+    async def end(self) -> RelayResult:
+        async with asyncio.timeout(10):
+            result = await self.task
+        assert all(sock.fileno() == -1 for sock in self.ours)
+        self.agent.close()
+        self.server.close()
+        return result
+
+
+async def receive(sock: socket.socket) -> bytes:
+    loop = asyncio.get_running_loop()
+    parts = []
+    async with asyncio.timeout(10):
+        while part := await loop.sock_recv(sock, 1 << 20):
+            parts.append(part)
+    return b"".join(parts)
+
+
+async def test_large_transfers_both_ways_at_once_with_half_close() -> None:
+    loop = asyncio.get_running_loop()
+    tunnel = Tunnel(early=(b"first ", b"hello "))
+    up, down = bytes(range(256)) * 20_000, b"download" * 400_000
+
+    async def send(sock: socket.socket, data: bytes) -> None:
+        await loop.sock_sendall(sock, data)
+        sock.shutdown(socket.SHUT_WR)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(send(tunnel.agent, up))
+        group.create_task(send(tunnel.server, down))
+        at_server = group.create_task(receive(tunnel.server))
+        at_agent = group.create_task(receive(tunnel.agent))
+    assert at_server.result() == b"first " + up
+    assert at_agent.result() == b"hello " + down
+    assert await tunnel.end() == RelayResult(RelayEnd.FINISHED, len(up) + 6, len(down) + 6)
+
+
+async def test_an_answer_after_the_request_has_ended_still_comes() -> None:
+    loop = asyncio.get_running_loop()
+    tunnel = Tunnel()
+    await loop.sock_sendall(tunnel.agent, b"question")
+    tunnel.agent.shutdown(socket.SHUT_WR)
+    assert await receive(tunnel.server) == b"question"
+    await loop.sock_sendall(tunnel.server, b"answer")
+    tunnel.server.close()
+    assert await receive(tunnel.agent) == b"answer"
+    assert (await tunnel.end()).end is RelayEnd.FINISHED
+
+
+async def test_close_on_demand_cuts_both_sides() -> None:
+    loop = asyncio.get_running_loop()
+    tunnel = Tunnel()
+    await loop.sock_sendall(tunnel.agent, b"x")
+    assert await loop.sock_recv(tunnel.server, 10) == b"x"
+    assert tunnel.relay.counts == (1, 0)
+    tunnel.relay.close("policy changed")
+    assert await receive(tunnel.server) == b""
+    assert await tunnel.end() == RelayResult(RelayEnd.CLOSED, 1, 0, "policy changed")
+
+
+async def test_close_before_the_start() -> None:
+    tunnel = Tunnel()
+    tunnel.relay.close("at once")
+    assert (await tunnel.end()).end is RelayEnd.CLOSED
+
+
+async def test_cancelling_closes_the_sockets() -> None:
+    tunnel = Tunnel()
+    await asyncio.sleep(0)
+    tunnel.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await tunnel.end()
+    assert await receive(tunnel.agent) == b""
+
+
+async def test_silence_ends_it_and_traffic_does_not() -> None:
+    loop = asyncio.get_running_loop()
+    tunnel = Tunnel(idle=0.1)
+    for _ in range(6):
+        await asyncio.sleep(0.04)
+        await loop.sock_sendall(tunnel.agent, b"x")
+    assert not tunnel.task.done()
+    assert (await tunnel.end()).end is RelayEnd.IDLE
+
+
+async def test_a_half_closed_tunnel_does_not_stay_for_ever() -> None:
+    tunnel = Tunnel(half=0.05)
+    tunnel.agent.shutdown(socket.SHUT_WR)
+    assert (await tunnel.end()).end is RelayEnd.IDLE
+
+
+async def test_a_reader_that_is_slow_makes_the_sender_wait() -> None:
+    loop = asyncio.get_running_loop()
+    tunnel = Tunnel()
+    sender = asyncio.create_task(loop.sock_sendall(tunnel.agent, bytes(30 << 20)))
+    await asyncio.sleep(0.1)
+    assert not sender.done()
+    assert tunnel.relay.counts[0] < 8 << 20
+    received = 0
+    async with asyncio.timeout(20):
+        while received < 30 << 20:
+            received += len(await loop.sock_recv(tunnel.server, 1 << 20))
+    await sender
+    tunnel.relay.close()
+    await tunnel.end()
+
+
+async def test_a_lost_peer_ends_it() -> None:
+    tunnel = Tunnel()
+    sender = asyncio.create_task(
+        asyncio.get_running_loop().sock_sendall(tunnel.agent, bytes(5 << 20))
+    )
+    await asyncio.sleep(0.05)
+    tunnel.server.close()
+    assert (await tunnel.end()).end is RelayEnd.LOST
+    with pytest.raises(OSError):
+        await sender
+
+
+@pytest.mark.parametrize(
+    "test",
+    [test_large_transfers_both_ways_at_once_with_half_close, test_close_on_demand_cuts_both_sides],
+)
+def test_on_the_loop_of_production(test) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test())
