@@ -14,7 +14,7 @@ authority itself). The rules are those of `proxy.md` 2.1, 2.2 and 9.1.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from openshell.egress.http1.fields import (
     FieldScan,
@@ -93,11 +93,11 @@ class RequestHead:
         )
 
     def with_target(self, target: bytes) -> RequestHead:
-        return replace(self, target=target)
+        return RequestHead(self.method, target, self.version, self.headers, self.framing)
 
     def with_headers(self, headers: Headers) -> RequestHead:
         """The same request with other fields; the caller leaves the framing fields alone."""
-        return replace(self, headers=headers)
+        return RequestHead(self.method, self.target, self.version, headers, self.framing)
 
 
 class RequestHeadReader:

@@ -8,7 +8,7 @@ that a response without any framing always runs until the upstream closes (RFC 9
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from openshell.egress.http1.fields import (
     FieldScan,
@@ -67,7 +67,7 @@ class ResponseHead:
 
     def with_headers(self, headers: Headers) -> ResponseHead:
         """The same response with other fields; the caller leaves the framing fields alone."""
-        return replace(self, headers=headers)
+        return ResponseHead(self.version, self.status, self.reason, headers, self.framing)
 
 
 class ResponseHeadReader:
