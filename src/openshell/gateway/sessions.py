@@ -161,6 +161,12 @@ class Sessions:
             timer.cancel()
         return True
 
+    def mark_not_ready(self, sandbox_id: str) -> None:
+        """No new command goes through it: the sandbox is being stopped or deleted."""
+        session = self._by_sandbox.get(sandbox_id)
+        if session is not None:
+            session.ready = False
+
     def disconnect(self, sandbox_id: str, reason: str) -> None:
         """Ends a sandbox's session from our side: it is stopped or deleted."""
         session = self._by_sandbox.get(sandbox_id)
