@@ -1,19 +1,19 @@
-"""What the provider and policy nouns demand when a sandbox is created, and leave when it is deleted.
+"""What the provider and policy nouns demand of a sandbox that is being created.
 
-Both run inside the transaction that writes or removes the sandbox's row.
+Runs inside the transaction that writes the sandbox's row; whoever removes the row removes the
+revisions and logs with it.
 """
 
 from __future__ import annotations
 
 from openshell._proto import openshell_pb2
 from openshell.codec.policy import policy_from_proto, policy_to_proto
-from openshell.gateway.records import Kind
 from openshell.gateway.services.attachments import check_attachable
 from openshell.gateway.services.policy_plan import plan_create
 from openshell.gateway.services.revisions import store_revision
 from openshell.gateway.store.model import Tx
 
-__all__ = ["admit_sandbox", "forget_sandbox"]
+__all__ = ["admit_sandbox"]
 
 
 def admit_sandbox(tx: Tx, sandbox: openshell_pb2.Sandbox) -> None:
@@ -31,9 +31,3 @@ def admit_sandbox(tx: Tx, sandbox: openshell_pb2.Sandbox) -> None:
     policy = plan_create(candidate, names)
     spec.policy.CopyFrom(policy_to_proto(policy))
     store_revision(tx, metadata.id, metadata.workspace, policy, dict(metadata.annotations))
-
-
-def forget_sandbox(tx: Tx, sandbox_id: str) -> None:
-    """Removes revisions and logs."""
-    tx.delete_scope(Kind.SANDBOX_POLICY, sandbox_id)
-    tx.delete_logs(sandbox_id)

@@ -64,8 +64,8 @@ class Config:
             raise permission_denied("the token belongs to another sandbox")
 
         def read(tx: Tx) -> sandbox_pb2.GetSandboxConfigResponse:
-            row, _sandbox = find_sandbox_by_id(tx, request.sandbox_id)
-            return build_sandbox_config(tx, row, failure_mode=self._failure_mode)
+            _row, sandbox = find_sandbox_by_id(tx, request.sandbox_id)
+            return build_sandbox_config(tx, sandbox, failure_mode=self._failure_mode)
 
         return await self._store.read(read)
 

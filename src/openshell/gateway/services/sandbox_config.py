@@ -13,12 +13,11 @@ from typing import Final
 
 from openshell._proto import openshell_pb2, sandbox_pb2
 from openshell.codec.policy import policy_hash, policy_to_proto
-from openshell.gateway.records import load
 from openshell.gateway.services.policy_plan import effective_policy
 from openshell.gateway.services.provider_environment import plan_for_sandbox
 from openshell.gateway.services.revisions import base_policy, latest_revision
 from openshell.gateway.services.settings import REGISTERED
-from openshell.gateway.store.model import Row, Tx
+from openshell.gateway.store.model import Tx
 from openshell.providers.environment import fingerprint
 
 __all__ = ["FAIL_CLOSED", "build_sandbox_config"]
@@ -28,10 +27,9 @@ FAIL_CLOSED: Final = "fail_closed"
 
 
 def build_sandbox_config(
-    tx: Tx, row: Row, *, failure_mode: str = FAIL_CLOSED
+    tx: Tx, sandbox: openshell_pb2.Sandbox, *, failure_mode: str = FAIL_CLOSED
 ) -> sandbox_pb2.GetSandboxConfigResponse:
-    """`row` is the sandbox's. Raises FAILED_PRECONDITION when what is stored cannot be enforced."""
-    sandbox = load(row, openshell_pb2.Sandbox)
+    """Raises FAILED_PRECONDITION when what is stored cannot be enforced."""
     response = sandbox_pb2.GetSandboxConfigResponse(
         workspace=sandbox.metadata.workspace,
         policy_source=sandbox_pb2.POLICY_SOURCE_SANDBOX,
