@@ -32,12 +32,15 @@ _ALLOWED: Final = (Action.ALLOWED, Disposition.ALLOWED)
 _DENIED: Final = (Action.DENIED, Disposition.BLOCKED)
 
 
+_NOBODY: Final = ProcessRef("-")
+
+
 @dataclass(frozen=True, slots=True)
 class Actor:
     """Who acts: the client's end of the connection and the program behind it, once known."""
 
     src: HostPort
-    process: ProcessRef = ProcessRef("-")
+    process: ProcessRef = _NOBODY
     ancestors: tuple[str, ...] = ()
 
 
@@ -81,7 +84,7 @@ class EventLog:
     def connection_denied(
         self,
         actor: Actor,
-        dst: HostPort,
+        dst: HostPort | None,
         *,
         engine: str,
         reason: str,
@@ -143,6 +146,24 @@ class EventLog:
                 engine="opa",
                 detail=message,
                 refusal=Refusal("closed_by_reload", group="policy_stale"),
+            )
+        )
+
+    def name_refused(self, host: str, reason: str) -> None:
+        """Record that the resolver stub gave no address."""
+        self._sink(
+            NetworkEvent(
+                time_ms=self._now_ms(),
+                activity=NetActivity.REFUSE,
+                severity=Severity.MEDIUM,
+                action=_DENIED[0],
+                disposition=_DENIED[1],
+                dst=HostPort(host, 53),
+                protocol="dns",
+                policy="-",
+                engine="dns",
+                detail=reason,
+                refusal=Refusal(reason, group="bypass"),
             )
         )
 

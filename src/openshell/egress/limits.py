@@ -20,8 +20,13 @@ class Limits:
     silent_seconds: float = 60.0
     # From the first byte of a tunnel, how long it may take to become recognisable.
     peek_seconds: float = 0.1
+    # The same for a captured connection: a client that waits for the server to begin would otherwise
+    # hang until its own timeout, and such protocols are refused anyway.
+    captured_silent_seconds: float = 5.0
     # On a refused captured connection, how long we wait to learn whether it speaks HTTP.
     refusal_peek_seconds: float = 1.0
+    # A raw tunnel of which one direction has ended and the other is silent.
+    tunnel_half_closed_seconds: float = 300.0
     # One pinned address; the next one is tried after that.
     dial_seconds: float = 10.0
     handshake_seconds: float = 15.0

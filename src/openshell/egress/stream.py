@@ -15,7 +15,7 @@ import socket
 import ssl
 from typing import Final, cast
 
-__all__ = ["Stream", "StreamLost", "TlsStream", "dial", "open_stream"]
+__all__ = ["RESET", "Stream", "StreamLost", "TlsStream", "dial", "open_stream"]
 
 # Unread bytes at which the peer is made to wait. Several socket buffers, so that a fast download
 # wakes us rarely; two streams of this size bound what one connection can make us hold.
@@ -28,6 +28,10 @@ _RECORD: Final = 64 * 1024
 # at once would reset the connection and lose the answer.
 _LINGER_SECONDS: Final = 1.0
 _LINGER_BYTES: Final = 1024 * 1024
+
+
+# The reason of a stream that its peer ended without ending it properly.
+RESET: Final = "the peer reset the connection"
 
 
 class StreamLost(ConnectionError):
@@ -84,7 +88,10 @@ class Stream(asyncio.Protocol):
         # The other direction stays open: a client may end its request and still want the answer.
         return True
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and not self._reason:
+            # A reset is no end: what was read so far may be incomplete.
+            self._reason = RESET
         self._lost = self._eof = True
         self._wake()
         if self._drainer is not None and not self._drainer.done():
@@ -107,6 +114,11 @@ class Stream(asyncio.Protocol):
     def at_eof(self) -> bool:
         """Whether the peer has ended its direction and everything it sent was read."""
         return self._eof and not self._buffer
+
+    @property
+    def has_input(self) -> bool:
+        """Whether bytes or the end have arrived: on an idle upstream connection both spoil it."""
+        return self._eof or bool(self._buffer)
 
     @property
     def lost(self) -> bool:

@@ -1,0 +1,149 @@
+"""One client connection of the proxy: what is known of it and what runs on it at this moment.
+
+The pipeline's coroutine owns it; the sweeper looks at its deadline and a reload has it judged again.
+Both only end things (`abort`); the coroutine notices by its stream. `Services` is what all
+connections of one sandbox share.
+"""
+
+import datetime as dt
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from openshell.egress.admission import Admission, Admitted, NotAdmitted
+from openshell.egress.ca import SandboxCA
+from openshell.egress.denials import Denials
+from openshell.egress.events import Actor, EventLog
+from openshell.egress.generation import Generation, GenerationHolder
+from openshell.egress.identity import Identity, IdentityUnknown, Peers
+from openshell.egress.judging import Judged, may_stay
+from openshell.egress.limits import Limits
+from openshell.egress.relay import Relay
+from openshell.egress.stream import Stream
+from openshell.egress.upstream import Upstreams
+from openshell.ocsf import HostPort, ProcessRef
+from openshell.policy.decide import RequestDenied
+
+__all__ = ["ClientConnection", "Services"]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the connections of one sandbox share."""
+
+    holder: GenerationHolder
+    admission: Admission
+    upstreams: Upstreams
+    ca: SandboxCA | None
+    log: EventLog
+    denials: Denials
+    limits: Limits
+    clock: Callable[[], float]
+    now_ms: Callable[[], int]
+
+    def server_context(self, host: str) -> ssl.SSLContext | None:
+        if self.ca is None:
+            return None
+        now = dt.datetime.fromtimestamp(self.now_ms() / 1000, dt.UTC)
+        return self.ca.server_context(host, now)
+
+
+class ClientConnection:
+    """An accepted connection."""
+
+    __slots__ = (
+        "_services",
+        "actor",
+        "admitted",
+        "deadline",
+        "identity",
+        "is_captured",
+        "judged",
+        "peers",
+        "progress",
+        "raw_as_skip",
+        "relay",
+        "stream",
+    )
+
+    def __init__(
+        self, services: Services, stream: Stream, peers: Peers, *, is_captured: bool
+    ) -> None:
+        self._services = services
+        self.stream = stream
+        self.peers = peers
+        self.is_captured = is_captured
+        self.identity: Identity | IdentityUnknown | None = None
+        self.actor = Actor(HostPort(*peers.client))
+        # When the sweeper ends this connection; None while something else bounds it.
+        self.deadline: float | None = None
+        # The last time a running exchange moved, for clients that have ended their direction.
+        self.progress = 0.0
+        # What a reload judges again: an open connection, a running exchange, a raw copy.
+        self.admitted: Admitted | None = None
+        self.judged: Judged | None = None
+        self.relay: Relay | None = None
+        self.raw_as_skip = False
+
+    def within(self, seconds: float) -> None:
+        self.deadline = self._services.clock() + seconds
+
+    async def identify(self) -> Identity | IdentityUnknown | None:
+        """Name the program behind the connection, for decisions and events."""
+        identity = await self._services.admission.identify(self.peers)
+        self.identity = identity
+        if isinstance(identity, Identity):
+            process = ProcessRef(identity.binary, identity.pid)
+            self.actor = Actor(self.actor.src, process, identity.ancestors)
+        return identity
+
+    def sweep(self, now: float) -> None:
+        """End what has taken too long."""
+        if self.deadline is not None and now > self.deadline:
+            self.deadline = None
+            self.stream.abort("timed out")
+        elif (
+            self.judged is not None
+            and self.stream.at_eof
+            and now > self.progress + self._services.limits.half_closed_seconds
+        ):
+            self.stream.abort("the client has gone")
+
+    def reevaluate(self, generation: Generation) -> None:
+        """Judge what is running under a new generation; end only what it does not allow."""
+        admitted = self.admitted
+        if admitted is None:
+            return
+        admission = self._services.admission
+        verdict: Admitted | NotAdmitted | RequestDenied | None
+        if self.judged is not None:
+            verdict = may_stay(admission, generation, self.judged)
+        else:
+            verdict = admission.readmit(admitted, generation)
+            if isinstance(verdict, Admitted):
+                self.admitted = verdict
+                verdict = None if self._may_stay_raw(verdict) else admitted
+        if verdict is None:
+            return
+        request = admitted.request
+        self._services.log.connection_closed(
+            self.actor,
+            HostPort(request.host, request.port),
+            admitted.decision.matched_policy,
+            "the policy changed and does not allow this connection any more",
+        )
+        self.abort("the policy changed")
+
+    def abort(self, reason: str) -> None:
+        if self.relay is not None:
+            self.relay.close(reason)
+        else:
+            self.stream.abort(reason)
+
+    def _may_stay_raw(self, admitted: Admitted) -> bool:
+        """Say whether a raw copy is still what the policy wants; other connections always may."""
+        if self.relay is None:
+            return True
+        if self.raw_as_skip:
+            return admitted.decision.tls_mode == "skip"
+        return not admitted.decision.l7_configs

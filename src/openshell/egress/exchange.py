@@ -1,0 +1,463 @@
+"""One request and its response, in both directions at once, without keeping bodies.
+
+The request is judged, sent, and its body follows while the response already comes back: clients may
+wait for `100 Continue`, servers may answer before they have read everything. What the last look at
+the generation said is written to the upstream without waiting in between, so a reload never sends a
+request that the new policy refuses and never refuses one merely because it came.
+
+Called by the request loops of `pipeline` for tunnels, plain proxy requests and captured connections.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+from openshell.egress.connection import ClientConnection, Services
+from openshell.egress.credentials import CredentialRefused, MarkerScanner
+from openshell.egress.denials import Denial, bare
+from openshell.egress.http1 import (
+    RESPONSE_HEAD_LIMIT,
+    BodyDecoder,
+    BodyPart,
+    BodyRejected,
+    HeadRejected,
+    RequestHead,
+    ResponseHead,
+    ResponseHeadReader,
+    UntilClose,
+    end_to_end,
+    render_request_head,
+    render_response_head,
+)
+from openshell.egress.judging import Judged, Refused, Route, judge
+from openshell.egress.link import Link
+from openshell.egress.refusing import refuse_request
+from openshell.egress.stream import RESET, Stream
+from openshell.egress.upstream import UpstreamFailed, UpstreamKey
+from openshell.ocsf import HostPort, Refusal, Severity
+from openshell.policy.decide import RequestAudited
+
+__all__ = ["Exchanges"]
+
+# Methods that may be sent again when a kept connection turns out to be closed (RFC 9110 9.2.2).
+_REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+_CLOSE: Final = (b"Connection", b"close")
+
+
+class _NoAnswer(Exception):
+    """The upstream closed before the first byte of a response."""
+
+
+class _BadAnswer(Exception):
+    """The upstream sent something that is no response we accept."""
+
+
+class _MarkerInBody(Exception):
+    """A credential placeholder stands in the body, where nothing replaces it."""
+
+
+class Exchanges:
+    """The exchanges of one client connection on one route."""
+
+    def __init__(
+        self, services: Services, connection: ClientConnection, route: Route, link: Link
+    ) -> None:
+        self._services = services
+        self._connection = connection
+        self._link = link
+        self.route = route
+
+    async def serve(self, head: RequestHead) -> bool:
+        """Serve one request; say whether the client connection can carry another."""
+        connection = self._connection
+        try:
+            return await self._serve(head)
+        finally:
+            connection.judged = None
+            connection.stream.partner = None
+            if self.route.absolute:
+                # The client connection itself leads nowhere: a reload has nothing to end on it.
+                connection.admitted = None
+
+    def close(self) -> None:
+        self._link.close()
+
+    async def _serve(self, head: RequestHead) -> bool:
+        connection = self._connection
+        outcome = self._judge(head)
+        if isinstance(outcome, Refused):
+            return await self._refuse(outcome, head)
+        body = _RequestBody(head, outcome.scan_body)
+        try:
+            body.begin(connection.stream)
+        except BodyRejected as rejected:
+            return await self._broken_body(outcome, head, rejected)
+        except _MarkerInBody:
+            return await self._marker(outcome, head, answer=True)
+        for attempt in (1, 2):
+            try:
+                upstream = await self._upstream(fresh=attempt == 2)
+            except UpstreamFailed as failed:
+                return await self._unreachable(outcome, head, failed)
+            if self._services.holder.current.number != outcome.generation:
+                outcome = self._judge(head)
+                if isinstance(outcome, Refused):
+                    return await self._refuse(outcome, head)
+            if attempt == 1:
+                self._record(outcome)
+            connection.judged = outcome
+            may_repeat = (
+                attempt == 1
+                and self._link.may_be_stale
+                and body.done
+                and head.method in _REPEATABLE
+            )
+            try:
+                return await self._exchange(outcome, head, body, upstream)
+            except _NoAnswer:
+                self._link.drop()
+                if may_repeat and not connection.stream.lost:
+                    continue
+                return await self._invalid(outcome, head, "it closed without an answer")
+        raise AssertionError("the second attempt returns or raises")
+
+    def _judge(self, head: RequestHead) -> Judged | Refused:
+        services = self._services
+        outcome = judge(
+            services.admission,
+            services.holder.current,
+            self.route,
+            head,
+            now_ms=services.now_ms(),
+        )
+        self.route = outcome.route
+        if isinstance(outcome, Judged):
+            self._connection.admitted = outcome.route.admitted
+        return outcome
+
+    async def _upstream(self, *, fresh: bool) -> Stream:
+        epoch = self._services.holder.current.credentials.epoch
+        key = self._link.key
+        if key.credential_epoch != epoch:
+            # A connection that carried other credentials is not used for these.
+            self._link.close()
+            renewed = UpstreamKey(key.host, key.port, key.addresses, key.tls, epoch)
+            self._link = Link(self._services.upstreams, renewed, pooled=self._link.pooled)
+        if not fresh:
+            ready = self._link.ready()
+            if ready is not None:
+                return ready
+        self._connection.deadline = None
+        return await self._link.open(fresh=fresh)
+
+    async def _exchange(
+        self, judged: Judged, head: RequestHead, body: "_RequestBody", upstream: Stream
+    ) -> bool:
+        connection = self._connection
+        client = connection.stream
+        client.partner = upstream
+        connection.deadline = None
+        connection.progress = self._services.clock()
+        upstream.write(b"".join((render_request_head(judged.head), *body.early)))
+        pump: asyncio.Task[None] | None = None
+        if not body.done:
+            pump = asyncio.create_task(self._pump(body, upstream), name="request body")
+        answer = _Response(connection, head, self._services)
+        keep = False
+        try:
+            keep = await answer.relay(client, upstream)
+        except ConnectionError:
+            return await self._broken(judged, head, answer, pump)
+        except (HeadRejected, BodyRejected, _BadAnswer) as rejected:
+            reason = getattr(rejected, "reason", None) or str(rejected)
+            if answer.has_begun:
+                self._fail(judged, f"the upstream broke its response: {reason}")
+                client.abort("the upstream broke its response")
+                return False
+            return await self._invalid(judged, head, str(reason))
+        finally:
+            client.partner = None
+            body_done = pump is None or pump.done()
+            if pump is not None:
+                pump.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await pump
+            if answer.upstream_reusable and body_done:
+                self._link.carried(answer.status)
+            else:
+                self._link.drop()
+        # A request whose body has not ended leaves bytes behind that are no request.
+        if not (keep and body_done):
+            await client.finish()
+            return False
+        return True
+
+    async def _pump(self, body: "_RequestBody", upstream: Stream) -> None:
+        """Send the rest of the request body; a failure ends the upstream connection."""
+        connection = self._connection
+        seconds = self._services.limits.body_idle_seconds
+        try:
+            while not body.done:
+                connection.within(seconds)
+                for piece in body.take(await connection.stream.read(), connection.stream):
+                    upstream.write(piece)
+                if upstream.must_drain:
+                    await upstream.drain()
+                connection.progress = self._services.clock()
+            connection.deadline = None
+        except (BodyRejected, _MarkerInBody, ConnectionError):
+            upstream.abort("the request body ended badly")
+            raise
+
+    # Outcomes other than a relayed response. Each ends the client connection.
+
+    async def _broken(
+        self,
+        judged: Judged,
+        head: RequestHead,
+        answer: "_Response",
+        pump: asyncio.Task[None] | None,
+    ) -> bool:
+        """Sort out whose fault a lost connection was."""
+        self._link.drop()
+        error = None
+        if pump is not None:
+            await asyncio.wait([pump])
+            error = pump.exception() if not pump.cancelled() else None
+        if isinstance(error, _MarkerInBody):
+            return await self._marker(judged, head, answer=not answer.has_begun)
+        if isinstance(error, BodyRejected) and not answer.has_begun:
+            return await self._broken_body(judged, head, error)
+        client = self._connection.stream
+        if client.lost:
+            return False
+        self._fail(judged, "the upstream closed the connection")
+        if answer.has_begun:
+            client.abort("the upstream closed the connection")
+            return False
+        return await self._invalid(judged, head, "it closed the connection")
+
+    async def _refuse(self, refused: Refused, head: RequestHead) -> bool:
+        return await self._say(refuse_request(self._services, self._connection, refused), head)
+
+    async def _broken_body(self, judged: Judged, head: RequestHead, rejected: BodyRejected) -> bool:
+        self._services.log.request_denied(
+            self._connection.actor,
+            judged.where,
+            judged.decision.policy,
+            engine="http-parser",
+            reason=f"the request body was rejected: {rejected.reason.value}",
+            refusal=Refusal(rejected.reason.value, group="l7_parse_rejection"),
+            code=400,
+        )
+        return await self._say(bare(400), head)
+
+    async def _marker(self, judged: Judged, head: RequestHead, *, answer: bool) -> bool:
+        log = self._services.log
+        log.request_denied(
+            self._connection.actor,
+            judged.where,
+            judged.decision.policy,
+            engine="credentials",
+            reason="a credential placeholder stands in the request body",
+            refusal=Refusal("credential_in_body"),
+            severity=Severity.HIGH,
+        )
+        log.finding(
+            "openshell.credentials.placeholder_in_body",
+            "Credential placeholder in a request body",
+            "surface http-request-body: placeholders are replaced in header fields only",
+        )
+        if not answer:
+            self._connection.stream.abort("a credential placeholder stands in the body")
+            return False
+        refused = CredentialRefused("credential_unavailable", "request-body")
+        tunnel = not judged.route.absolute
+        return await self._say(
+            self._services.denials.credential_refused(refused, tunnel=tunnel), head
+        )
+
+    async def _unreachable(self, judged: Judged, head: RequestHead, failed: UpstreamFailed) -> bool:
+        self._fail(judged, f"{failed.stage}: {failed.reason}")
+        denial = self._services.denials.upstream_unreachable(
+            judged.where.host, judged.where.port, failed.reason
+        )
+        return await self._say(denial, head)
+
+    async def _invalid(self, judged: Judged, head: RequestHead, reason: str) -> bool:
+        self._fail(judged, f"invalid response: {reason}")
+        denial = self._services.denials.upstream_invalid(
+            judged.where.host, judged.where.port, reason
+        )
+        return await self._say(denial, head)
+
+    async def _say(self, denial: Denial, head: RequestHead) -> bool:
+        client = self._connection.stream
+        self._connection.deadline = None
+        client.partner = None
+        client.write(denial.render(with_body=head.method != b"HEAD"))
+        await client.finish()
+        return False
+
+    def _fail(self, judged: Judged, message: str) -> None:
+        where = judged.where
+        self._services.log.connection_failed(
+            self._connection.actor, HostPort(where.host, where.port), message
+        )
+
+    def _record(self, judged: Judged) -> None:
+        """Write the one event of a request that goes out."""
+        where, decision = judged.where, judged.decision
+        detail = ""
+        if isinstance(decision, RequestAudited):
+            word, detail = "audit", decision.reason
+        else:
+            word = "allow"
+        if judged.route.admitted.decision.l7_configs:
+            engine = "l7"
+            message = f"L7_REQUEST {word} {where.method} {where.host}:{where.port}{where.path}"
+            if detail:
+                message = f"{message} reason={detail}"
+        else:
+            engine = "opa"
+            message = f"HTTP_REQUEST {where.method} {where.host}:{where.port}{where.path}"
+        self._services.log.request_allowed(
+            self._connection.actor,
+            where,
+            decision.policy,
+            engine=engine,
+            message=message,
+            detail=detail,
+        )
+
+
+class _RequestBody:
+    """The request body on its way: framing followed, markers watched for, nothing kept."""
+
+    __slots__ = ("_decoder", "_scanner", "early")
+
+    def __init__(self, head: RequestHead, scan: bool) -> None:
+        self._decoder = BodyDecoder(head.framing)
+        self._scanner = MarkerScanner() if scan and not self._decoder.done else None
+        # What arrived together with the head; kept until the head has gone out.
+        self.early: tuple[bytes | memoryview, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        return self._decoder.done
+
+    def begin(self, client: Stream) -> None:
+        """Take the part of the body that came with the head."""
+        if not self._decoder.done:
+            arrived = client.take()
+            if arrived:
+                self.early = self._feed(arrived, client).wire
+
+    def take(self, data: bytes, client: Stream) -> tuple[bytes | memoryview, ...]:
+        """Take what came later; nothing is the end of the client's direction."""
+        if not data:
+            self._decoder.end_of_stream()
+            return ()
+        return self._feed(data, client).wire
+
+    def _feed(self, data: bytes, client: Stream) -> BodyPart:
+        part = self._decoder.feed(data)
+        if self._scanner is not None:
+            for piece in part.data:
+                if self._scanner.feed(piece):
+                    raise _MarkerInBody
+        if part.done:
+            client.unread(self._decoder.leftover)
+        return part
+
+
+class _Response:
+    """The response on its way back."""
+
+    __slots__ = (
+        "_connection",
+        "_request",
+        "_services",
+        "has_begun",
+        "status",
+        "upstream_reusable",
+    )
+
+    def __init__(
+        self, connection: ClientConnection, request: RequestHead, services: Services
+    ) -> None:
+        self._connection = connection
+        self._request = request
+        self._services = services
+        self.has_begun = False
+        self.status = 0
+        self.upstream_reusable = False
+
+    async def relay(self, client: Stream, upstream: Stream) -> bool:
+        """Relay the response; say whether the client connection stays open after it."""
+        head, rest = await self._head(client, upstream)
+        if head.status == 101:
+            raise _BadAnswer("it switched protocols without being asked")
+        self.status = head.status
+        until_close = isinstance(head.framing, UntilClose)
+        keep = (
+            not until_close
+            and head.version == b"HTTP/1.1"
+            and self._request.version == b"HTTP/1.1"
+            and self._request.keep_alive
+        )
+        headers = end_to_end(head.headers)
+        shown = head.with_headers(headers if keep else (*headers, _CLOSE))
+        body = BodyDecoder(head.framing)
+        first = body.feed(rest).wire if rest else ()
+        self.has_begun = True
+        client.write(b"".join((render_response_head(shown), *first)))
+        idle = until_close and not head.is_event_stream
+        while not body.done:
+            if client.must_drain:
+                await client.drain()
+            if idle:
+                self._connection.within(self._services.limits.close_framed_idle_seconds)
+            data = await upstream.read()
+            self._connection.progress = self._services.clock()
+            if not data:
+                body.end_of_stream()
+                break
+            for piece in body.feed(data).wire:
+                client.write(piece)
+        if idle:
+            self._connection.deadline = None
+        # Bytes behind the response mean that the upstream and we read it differently.
+        self.upstream_reusable = not until_close and head.keep_alive and not body.leftover
+        if client.must_drain:
+            await client.drain()
+        return keep
+
+    async def _head(self, client: Stream, upstream: Stream) -> tuple[ResponseHead, bytes]:
+        """Read the final head; interim ones go on as they come."""
+        method = self._request.method
+        reader = ResponseHeadReader(limit=RESPONSE_HEAD_LIMIT, request_method=method)
+        nothing_yet = True
+        while True:
+            try:
+                data = await upstream.read()
+            except ConnectionError:
+                if nothing_yet and upstream.reason == RESET and not client.lost:
+                    raise _NoAnswer from None
+                raise
+            if not data:
+                if nothing_yet:
+                    raise _NoAnswer
+                reader.end_of_stream()
+                raise _BadAnswer("it closed after an interim response")
+            nothing_yet = False
+            while data:
+                head = reader.feed(data)
+                if head is None:
+                    break
+                if not head.is_interim:
+                    return head, reader.leftover
+                if self._request.version == b"HTTP/1.1":
+                    client.write(render_response_head(head.with_headers(end_to_end(head.headers))))
+                data = reader.leftover
+                reader = ResponseHeadReader(limit=RESPONSE_HEAD_LIMIT, request_method=method)

@@ -1,0 +1,247 @@
+"""One request on an admitted route: may it go, and in which form? Pure; the order is the contract's.
+
+generation, authority, upgrade, canonical target, redaction, policy, credentials. The result is what
+to send or why not; a refusal carries the values that its answer and its event are made from. No
+I/O: between the last look at the generation and the bytes handed to the upstream nothing can
+change, because nothing here waits.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeAlias
+
+from openshell.egress.admission import Admission, Admitted, NotAdmitted
+from openshell.egress.credentials import (
+    CredentialRefused,
+    CredentialSet,
+    EndpointScope,
+    Rewritten,
+    redact_placeholders,
+    rewrite_head,
+)
+from openshell.egress.events import Where
+from openshell.egress.generation import Generation
+from openshell.egress.http1 import HeadRejected, RequestHead, end_to_end, parse_host_field
+from openshell.policy.decide import (
+    L7Request,
+    RequestAllowed,
+    RequestAudited,
+    RequestDenied,
+)
+from openshell.policy.target import TargetRejected, canonicalize
+
+__all__ = [
+    "Fault",
+    "Judged",
+    "Judgement",
+    "Refused",
+    "RefusedRequest",
+    "Route",
+    "may_stay",
+]
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+# A request that names no host gets no value: a marker in it is refused.
+_NO_CREDENTIALS = CredentialSet()
+_VIA = (b"Via", b"1.1 openshell-sandbox")
+# A path longer than this is shown cut; it is judged whole before.
+_SHOWN_PATH = 256
+
+
+class Fault(Enum):
+    """Refusals that no policy decision stands behind; the value is the code of the answer."""
+
+    AUTHORITY = "request_authority_mismatch"
+    TARGET = "invalid_request_target"
+    PLACEHOLDER = "invalid_credential_placeholder"
+    H2C = "h2c_upgrade"
+    WEBSOCKET = "websocket"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Requests of one client to one upstream. `absolute` is the form of plain proxy requests."""
+
+    admitted: Admitted
+    scheme: str
+    absolute: bool
+    hosts: frozenset[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Spell the Host fields that name this route, so that the usual one is found at a glance."""
+        host, port = self.admitted.request.host.lower(), self.admitted.request.port
+        shown = f"[{host}]" if ":" in host else host
+        hosts = {f"{shown}:{port}".encode()}
+        if _DEFAULT_PORTS[self.scheme] == port:
+            hosts.add(shown.encode())
+        object.__setattr__(self, "hosts", frozenset(hosts))
+
+    @property
+    def host_field(self) -> bytes:
+        """The Host field written upstream: the shortest spelling."""
+        return min(self.hosts, key=len)
+
+    def renewed(self, admitted: Admitted) -> "Route":
+        return Route(admitted, self.scheme, self.absolute)
+
+
+RefusedRequest: TypeAlias = NotAdmitted | RequestDenied | CredentialRefused | Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The request goes nowhere. `where` is as much of it as may be shown."""
+
+    route: Route
+    why: RefusedRequest
+    where: Where
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The request may go: the head to send, and what must be watched while it runs."""
+
+    route: Route
+    head: RequestHead = field(repr=False)
+    request: L7Request
+    decision: RequestAllowed | RequestAudited
+    where: Where
+    generation: int
+    scan_body: bool
+    used_credentials: bool
+
+
+Judgement: TypeAlias = Judged | Refused
+
+
+def judge(
+    admission: Admission, generation: Generation, route: Route, head: RequestHead, *, now_ms: int
+) -> Judgement:
+    """Judge a request under `generation`, which must be the current one."""
+    admitted = route.admitted
+    if admitted.generation != generation.number:
+        renewed = admission.readmit(admitted, generation)
+        if not isinstance(renewed, Admitted):
+            return Refused(route, renewed, _where(route, head, "/"))
+        admitted = renewed
+        route = route.renewed(renewed)
+    if not _names(route, head):
+        return Refused(route, Fault.AUTHORITY, _where(route, head, "/"))
+    decision = admitted.decision
+    configs = decision.l7_configs
+    upgrades = head.upgrade_tokens()
+    if upgrades:
+        fault = _refused_upgrade(upgrades, inspected=bool(configs))
+        if fault is not None:
+            return Refused(route, fault, _where(route, head, "/"))
+    try:
+        target = canonicalize(
+            head.target,
+            allow_encoded_slash=not configs or any(c.allow_encoded_slash for c in configs),
+        )
+    except TargetRejected as rejected:
+        return Refused(route, Fault.TARGET, _where(route, head, "/"), rejected.reason.value)
+    path, params = target.path, target.params
+    if b"%" in head.target or b"esolve" in head.target or b"ESOLVE" in head.target:
+        redacted = redact_placeholders(target.path.encode())
+        if redacted is None or redact_placeholders(target.query.encode()) is None:
+            return Refused(route, Fault.PLACEHOLDER, _where(route, head, "/"))
+        path = redacted.decode()
+    method = head.method.decode("ascii")
+    where = _where(route, head, path)
+    request = L7Request(method, path, params)
+    verdict = generation.policy.authorize(
+        decision, request, trusted_only=admitted.plan.by_declaration
+    )
+    if isinstance(verdict, RequestDenied):
+        return Refused(route, verdict, where)
+    plain = _prepare(route, head, target.origin_form.encode("ascii"))
+    scope = EndpointScope(decision.host, decision.port, path)
+    named = route.absolute or head.host is not None
+    credentials = generation.credentials if named else _NO_CREDENTIALS
+    rewritten = rewrite_head(credentials, plain, scope, now_ms=now_ms)
+    if not isinstance(rewritten, Rewritten):
+        return Refused(route, rewritten, where)
+    return Judged(
+        route,
+        rewritten.head,
+        request,
+        verdict,
+        where,
+        generation.number,
+        _must_scan(admitted, generation),
+        bool(rewritten.used),
+    )
+
+
+def may_stay(
+    admission: Admission, generation: Generation, judged: Judged
+) -> NotAdmitted | RequestDenied | None:
+    """Judge a running exchange under a new generation; None when it may go on."""
+    admitted = admission.readmit(judged.route.admitted, generation)
+    if not isinstance(admitted, Admitted):
+        return admitted
+    verdict = generation.policy.authorize(
+        admitted.decision, judged.request, trusted_only=admitted.plan.by_declaration
+    )
+    return verdict if isinstance(verdict, RequestDenied) else None
+
+
+def _names(route: Route, head: RequestHead) -> bool:
+    """Say whether the request's own authority is the one that was admitted."""
+    if route.absolute:
+        # The route was made from the target itself, and the Host field is replaced by it.
+        return True
+    host = head.host
+    # Only HTTP/1.0 comes without; it is bound to this route by the connection it came on.
+    if host is not None and host not in route.hosts and not _same_authority(route, host):
+        return False
+    if head.target.startswith(b"/"):
+        return True
+    _, scheme, rest = head.target.partition(b"://")
+    if not scheme:
+        return True
+    authority = rest.partition(b"/")[0].partition(b"?")[0]
+    return authority in route.hosts or _same_authority(route, authority)
+
+
+def _same_authority(route: Route, value: bytes) -> bool:
+    try:
+        named = parse_host_field(value)
+    except HeadRejected:
+        return False
+    request = route.admitted.request
+    port = _DEFAULT_PORTS[route.scheme] if named.port is None else named.port
+    return port == request.port and named.host.rstrip(".") == request.host.lower().rstrip(".")
+
+
+def _refused_upgrade(tokens: frozenset[bytes], *, inspected: bool) -> Fault | None:
+    """Name the upgrade that is refused; others are dropped with the fields that ask for them."""
+    if b"websocket" in tokens:
+        return Fault.WEBSOCKET
+    return Fault.H2C if b"h2c" in tokens and inspected else None
+
+
+def _prepare(route: Route, head: RequestHead, target: bytes) -> RequestHead:
+    headers = end_to_end(head.headers)
+    # The Host field goes out in our spelling, so that upstream reads what was judged.
+    own = ((b"Host", route.host_field),)
+    kept = tuple([pair for pair in headers if pair[0].lower() != b"host"])
+    if route.absolute and not any(name.lower() == b"via" for name, _ in kept):
+        kept = (*kept, _VIA)
+    return RequestHead(head.method, target, head.version, own + kept, head.framing)
+
+
+def _must_scan(admitted: Admitted, generation: Generation) -> bool:
+    endpoints = admitted.decision.endpoints
+    if generation.credentials.is_empty and not any(e.provider_credentialed for e in endpoints):
+        return False
+    return not all(e.endpoint.allow_uninspected_credentials for e in endpoints)
+
+
+def _where(route: Route, head: RequestHead, path: str) -> Where:
+    request = route.admitted.request
+    return Where(
+        head.method.decode("ascii"), route.scheme, request.host, request.port, path[:_SHOWN_PATH]
+    )

@@ -1,0 +1,271 @@
+"""The steps that every client connection shares, whichever door it came through.
+
+Two doors lead here: `explicit` (CONNECT and plain proxy requests) and `capture` (connections that
+ignore the proxy). Both run the same sequence: identity, connection policy, destination, credential
+guard, TLS, requests (`exchange`). A refusal is answered where HTTP is spoken and is a reset
+elsewhere; it has one event. Nothing falls back to a weaker treatment: what can be neither inspected
+nor copied raw is refused.
+"""
+
+import asyncio
+import ssl
+
+from openshell.egress.admission import Admitted, NotAdmitted, is_guarded
+from openshell.egress.connection import ClientConnection, Services
+from openshell.egress.denials import Denial, bare
+from openshell.egress.exchange import Exchanges
+from openshell.egress.http1 import (
+    TUNNEL_HEAD_LIMIT,
+    HeadRejected,
+    RequestHead,
+    RequestHeadReader,
+)
+from openshell.egress.judging import Route
+from openshell.egress.link import Link
+from openshell.egress.peek import FirstBytes, classify
+from openshell.egress.relay import Relay
+from openshell.egress.stream import Stream, TlsStream
+from openshell.egress.upstream import UpstreamKey
+from openshell.ocsf import HostPort, Refusal, Severity
+
+__all__ = ["Pipeline", "say"]
+
+
+class Pipeline:
+    """The shared steps, for the connections of one sandbox."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self._services = services
+
+    def tunnel_refusal(self, connection: ClientConnection, admitted: Admitted) -> Denial | None:
+        """Refuse what could not be treated as the policy demands, before anything is opened."""
+        services, request, decision = self._services, admitted.request, admitted.decision
+        ancestors = connection.actor.ancestors
+        if decision.tls_mode != "skip" and services.ca is None:
+            services.log.connection_denied(
+                connection.actor,
+                HostPort(request.host, request.port),
+                engine="tls",
+                policy=decision.matched_policy,
+                reason="the sandbox has no certificate authority",
+                severity=Severity.HIGH,
+                refusal=Refusal(
+                    "tls_termination_unavailable",
+                    stage="connect-tls-termination-unavailable",
+                    ancestors=ancestors,
+                ),
+            )
+            return services.denials.tls_unavailable()
+        if is_guarded(decision):
+            services.log.connection_denied(
+                connection.actor,
+                HostPort(request.host, request.port),
+                engine="credentials",
+                policy=decision.matched_policy,
+                reason="a credentialed endpoint requires L7 inspection",
+                severity=Severity.HIGH,
+                refusal=Refusal(
+                    "uninspected_credentials",
+                    stage="connect-uninspected-credentials",
+                    ancestors=ancestors,
+                ),
+            )
+            services.log.finding(
+                "openshell.credentials.traffic_uninspectable",
+                "Credentialed traffic cannot be inspected",
+                f"{request.host}:{request.port} carries credentials and would be a raw tunnel",
+            )
+            return services.denials.uninspected_credentials(request.host, request.port)
+        return None
+
+    async def terminate(
+        self, connection: ClientConnection, admitted: Admitted, upstream: Stream | None
+    ) -> None:
+        """Answer the client's TLS as the host it wanted, then serve its requests."""
+        services, host = self._services, admitted.request.host
+        context = services.server_context(host.rstrip("."))
+        if context is None:
+            # Only possible when a reload turned inspection on while the tunnel was being opened.
+            if upstream is not None:
+                upstream.abort()
+            connection.stream.reset()
+            return
+        secure = TlsStream(connection.stream, context)
+        connection.stream = secure
+        connection.deadline = None
+        try:
+            await secure.handshake(services.limits.handshake_seconds)
+        except (ssl.SSLError, OSError, TimeoutError) as error:
+            reason = getattr(error, "reason", None) or "ended"
+            dst = HostPort(host, admitted.request.port)
+            services.log.connection_failed(
+                connection.actor, dst, f"the client's TLS handshake failed: {reason}"
+            )
+            if upstream is not None:
+                upstream.abort()
+            secure.close()
+            return
+        await self.requests(connection, admitted, "https", upstream)
+
+    async def requests(
+        self,
+        connection: ClientConnection,
+        admitted: Admitted,
+        scheme: str,
+        upstream: Stream | None,
+    ) -> None:
+        """Serve the requests inside a tunnel or on a captured connection, one after the other."""
+        exchanges = self.exchanges(connection, admitted, scheme, absolute=False, adopt=upstream)
+        dst = HostPort(admitted.request.host, admitted.request.port)
+        try:
+            while True:
+                head = await self.next_head(connection, TUNNEL_HEAD_LIMIT, dst)
+                if head is None or not await exchanges.serve(head):
+                    return
+        finally:
+            exchanges.close()
+
+    def exchanges(
+        self,
+        connection: ClientConnection,
+        admitted: Admitted,
+        scheme: str,
+        *,
+        absolute: bool,
+        adopt: Stream | None = None,
+    ) -> Exchanges:
+        services, request = self._services, admitted.request
+        key = UpstreamKey(
+            request.host.rstrip("."),
+            request.port,
+            admitted.plan.addresses,
+            scheme == "https",
+            services.holder.current.credentials.epoch,
+        )
+        link = Link(services.upstreams, key, pooled=absolute)
+        if adopt is not None:
+            link.adopt(adopt)
+        return Exchanges(services, connection, Route(admitted, scheme, absolute), link)
+
+    async def copy(
+        self, connection: ClientConnection, admitted: Admitted, upstream: Stream
+    ) -> None:
+        """Copy bytes both ways without looking at them."""
+        connection.deadline = None
+        client_socket, to_upstream = await connection.stream.detach()
+        upstream_socket, to_client = await upstream.detach()
+        relay = Relay(
+            client_socket,
+            upstream_socket,
+            to_upstream=to_upstream,
+            to_client=to_client,
+            idle_seconds=None,
+            half_closed_seconds=self._services.limits.tunnel_half_closed_seconds,
+        )
+        connection.raw_as_skip = admitted.decision.tls_mode == "skip"
+        connection.relay = relay
+        # A reload between the decision and this line was missed by everybody else.
+        connection.reevaluate(self._services.holder.current)
+        await relay.run()
+
+    async def next_head(
+        self, connection: ClientConnection, limit: int, dst: HostPort | None
+    ) -> RequestHead | None:
+        """Read the next request head; None when the client has ended or was told off.
+
+        `dst` is where the tunnel leads; None stands for the proxy itself, where the target names
+        the host and a Host field may be missing.
+        """
+        stream, limits = connection.stream, self._services.limits
+        reader = RequestHeadReader(limit=limit, require_host=dst is not None)
+        connection.within(limits.idle_seconds)
+        try:
+            data = await stream.read()
+            # From the first byte on the whole head must come: dripping bytes buys no time.
+            connection.within(limits.head_seconds)
+            while data:
+                head = reader.feed(data)
+                if head is not None:
+                    stream.unread(reader.leftover)
+                    connection.deadline = None
+                    return head
+                data = await stream.read()
+            reader.end_of_stream()
+            stream.close()
+        except HeadRejected as rejected:
+            self.unparsable(connection, dst, rejected)
+            await say(connection, bare(rejected.status), None)
+        except ConnectionError:
+            pass
+        return None
+
+    async def first_bytes(
+        self, connection: ClientConnection, silent_seconds: float
+    ) -> FirstBytes | None:
+        """Classify what the client begins with and put it back; None when it says nothing.
+
+        The time for a decision counts from the first byte: a slow client is not an unknown one.
+        """
+        stream = connection.stream
+        seen = b""
+        try:
+            async with asyncio.timeout(silent_seconds):
+                seen = await stream.read()
+            kind = classify(seen)
+            async with asyncio.timeout(self._services.limits.peek_seconds):
+                while kind is FirstBytes.MORE:
+                    data = await stream.read()
+                    if not data:
+                        return FirstBytes.UNKNOWN if seen else None
+                    seen += data
+                    kind = classify(seen)
+            return kind
+        except TimeoutError:
+            return FirstBytes.UNKNOWN if seen else None
+        except ConnectionError:
+            return None
+        finally:
+            stream.unread(seen)
+
+    def current(self, admitted: Admitted) -> Admitted | NotAdmitted:
+        """Return the admission as the generation that is in force now sees it."""
+        generation = self._services.holder.current
+        if generation.number == admitted.generation:
+            return admitted
+        return self._services.admission.readmit(admitted, generation)
+
+    def opened(self, connection: ClientConnection, admitted: Admitted, how: str) -> None:
+        """Record that a tunnel or a captured connection was allowed."""
+        request, decision = admitted.request, admitted.decision
+        inspected = "_L7" if decision.l7_configs else ""
+        self._services.log.connection_allowed(
+            connection.actor,
+            HostPort(request.host, request.port),
+            decision.matched_policy,
+            f"{how}{inspected} allowed {request.host}:{request.port}",
+        )
+
+    def unparsable(
+        self, connection: ClientConnection, dst: HostPort | None, rejected: HeadRejected
+    ) -> None:
+        """Record that a client did not speak HTTP as we accept it."""
+        self._services.log.connection_denied(
+            connection.actor,
+            dst,
+            engine="http-parser",
+            reason=f"the request head was rejected: {rejected.reason.value}",
+            refusal=Refusal(
+                rejected.reason.value,
+                group="l7_parse_rejection",
+                ancestors=connection.actor.ancestors,
+            ),
+        )
+
+
+async def say(connection: ClientConnection, denial: Denial, head: RequestHead | None) -> None:
+    """Answer a client for the last time."""
+    stream = connection.stream
+    connection.deadline = None
+    stream.write(denial.render(with_body=head is None or head.method != b"HEAD"))
+    await stream.finish()

@@ -1,0 +1,268 @@
+"""From a refusal's values to the two things everybody sees of it: the answer and the event.
+
+The wording comes from the decision and from `denials`; this module chooses which answer, which
+event class, and the labels (engine, stage, group) of the contract's tables. It writes nothing to
+the client.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from openshell.egress.admission import DestinationRefused
+from openshell.egress.connection import ClientConnection, Services
+from openshell.egress.credentials import CredentialRefused
+from openshell.egress.denials import Denial, RequestFacts
+from openshell.egress.events import Where
+from openshell.egress.judging import Fault, Refused
+from openshell.ocsf import HostPort, NetActivity, Refusal, Severity
+from openshell.policy.decide import ConnectionDenied, RequestDenied
+
+__all__ = ["forward_denied", "refuse_connection", "refuse_request"]
+
+_H2C_REASON: Final = "HTTP/2 cleartext upgrade not supported for L7-inspected endpoints"
+# Decisions that say nothing about the policy: somebody could not be named.
+_UNKNOWN_IDENTITY: Final = "identity_unknown"
+
+
+def refuse_connection(
+    services: Services,
+    connection: ClientConnection,
+    why: ConnectionDenied | DestinationRefused,
+    host: str,
+    port: int,
+) -> Denial:
+    """Record and word the refusal of a CONNECT or of a captured connection."""
+    captured = connection.is_captured
+    activity = NetActivity.REFUSE if captured else NetActivity.OPEN
+    if isinstance(why, ConnectionDenied):
+        services.log.connection_denied(
+            connection.actor,
+            HostPort(host, port),
+            engine="opa",
+            reason=why.reason,
+            activity=activity,
+            refusal=_of_connection(why, connection, *_labels(captured, "connect")),
+        )
+        return services.denials.connect_denied(why)
+    services.log.connection_denied(
+        connection.actor,
+        HostPort(host, port),
+        engine="ssrf",
+        policy=why.decision.matched_policy,
+        reason=why.refused.reason,
+        activity=activity,
+        refusal=_of_destination(why, connection),
+    )
+    return services.denials.destination_refused("CONNECT", host, port, why.refused.reason)
+
+
+def refuse_request(services: Services, connection: ClientConnection, refused: Refused) -> Denial:
+    """Record and word the refusal of one request."""
+    where, route = refused.where, refused.route
+    request = route.admitted.request
+    facts = RequestFacts(where.method, where.path, request.host, request.port, request.binary)
+    policy = route.admitted.decision.matched_policy
+    match refused.why:
+        case ConnectionDenied() as denied:
+            labels = ("forward", "forward_policy") if route.absolute else ("", "policy_stale")
+            refusal = _of_connection(denied, connection, *labels)
+            _deny(services, connection, where, "-", "opa", denied.reason, refusal, 403)
+            if route.absolute:
+                return services.denials.forward_denied(denied, facts)
+            return services.denials.connect_denied(denied)
+        case DestinationRefused() as denied:
+            reason = denied.refused.reason
+            refusal = _of_destination(denied, connection)
+            _deny(services, connection, where, policy, "ssrf", reason, refusal, 403)
+            return services.denials.destination_refused(
+                where.method, request.host, request.port, reason
+            )
+        case RequestDenied() as denied:
+            return _deny_l7(services, connection, refused, denied, facts)
+        case CredentialRefused() as credential:
+            return _refuse_credential(services, connection, refused, credential)
+        case Fault() as fault:
+            return _refuse_fault(services, connection, refused, fault, facts)
+
+
+def forward_denied(
+    services: Services,
+    connection: ClientConnection,
+    why: ConnectionDenied | DestinationRefused,
+    where: Where,
+) -> Denial:
+    """Record and word the refusal of a plain proxy request before a route to it existed."""
+    binary = why.binary if isinstance(why, ConnectionDenied) else why.request.binary
+    facts = RequestFacts(where.method, where.path, where.host, where.port, binary)
+    if isinstance(why, ConnectionDenied):
+        refusal = _of_connection(why, connection, "forward", "forward_policy")
+        _deny(services, connection, where, "-", "opa", why.reason, refusal, 403)
+        return services.denials.forward_denied(why, facts)
+    reason, policy = why.refused.reason, why.decision.matched_policy
+    refusal = _of_destination(why, connection)
+    _deny(services, connection, where, policy, "ssrf", reason, refusal, 403)
+    return services.denials.destination_refused(where.method, where.host, where.port, reason)
+
+
+def _deny_l7(
+    services: Services,
+    connection: ClientConnection,
+    refused: Refused,
+    denied: RequestDenied,
+    facts: RequestFacts,
+) -> Denial:
+    where = refused.where
+    stage = "forward-l7-deny" if refused.route.absolute else ""
+    refusal = _of_request(denied, connection, stage)
+    message = f"L7_REQUEST deny {where.method} {facts.where}{where.path} reason={denied.reason}"
+    services.log.request_denied(
+        connection.actor,
+        where,
+        denied.policy,
+        engine="l7",
+        reason=denied.reason,
+        refusal=refusal,
+        code=403,
+        message=message,
+    )
+    if refused.route.absolute:
+        reason = f"{where.method} {facts.where}{where.path} denied by L7 policy: {denied.reason}"
+        denied = replace(denied, reason=reason)
+    return services.denials.request_denied(denied, facts)
+
+
+def _refuse_credential(
+    services: Services,
+    connection: ClientConnection,
+    refused: Refused,
+    credential: CredentialRefused,
+) -> Denial:
+    policy = refused.route.admitted.decision.matched_policy
+    denial = services.denials.credential_refused(credential, tunnel=not refused.route.absolute)
+    reason = (
+        "a credential is not authorized for this request endpoint"
+        if credential.is_mismatch
+        else f"a credential placeholder in the {credential.place} could not be resolved"
+    )
+    services.log.request_denied(
+        connection.actor,
+        refused.where,
+        policy,
+        engine="credential-binding" if credential.is_mismatch else "credentials",
+        reason=reason,
+        refusal=Refusal(credential.code, ancestors=connection.actor.ancestors),
+        code=denial.status,
+        severity=Severity.HIGH,
+    )
+    if credential.is_mismatch:
+        services.log.finding(
+            "openshell.credentials.endpoint_mismatch",
+            "Credential used outside its endpoint",
+            f"{refused.where.host}:{refused.where.port} is no endpoint of the credential",
+        )
+    return denial
+
+
+def _refuse_fault(
+    services: Services,
+    connection: ClientConnection,
+    refused: Refused,
+    fault: Fault,
+    facts: RequestFacts,
+) -> Denial:
+    where, policy = refused.where, refused.route.admitted.decision.matched_policy
+    refusal = Refusal(fault.value, group="l7_parse_rejection", ancestors=connection.actor.ancestors)
+    denials = services.denials
+    match fault:
+        case Fault.AUTHORITY:
+            reason = "the request's authority is not the endpoint that was authorized"
+            services.log.request_denied(
+                connection.actor,
+                where,
+                policy,
+                engine="request-authority",
+                reason=reason,
+                refusal=refusal,
+                code=403,
+                severity=Severity.HIGH,
+            )
+            services.log.finding(
+                "openshell.http.request_authority_mismatch",
+                "Request authority mismatch",
+                f"a request to {facts.where} named another host",
+            )
+            return denials.authority_mismatch()
+        case Fault.TARGET:
+            reason = refused.detail
+            _deny(services, connection, where, policy, "http-parser", reason, refusal, 400)
+            return denials.invalid_target(encoded_slash="allow_encoded_slash" in reason)
+        case Fault.PLACEHOLDER:
+            reason = "the request target holds a malformed credential placeholder"
+            _deny(services, connection, where, policy, "credentials", reason, refusal, 400)
+            return denials.invalid_placeholder()
+        case Fault.WEBSOCKET:
+            reason = "WebSocket is not supported yet"
+            _deny(services, connection, where, policy, "l7-websocket", reason, refusal, 501)
+            return denials.not_supported("WebSocket")
+        case Fault.H2C:
+            number = refused.route.admitted.generation
+            denied = RequestDenied(policy, None, fault.value, _H2C_REASON, True, None, "", number)
+            return _deny_l7(services, connection, refused, denied, facts)
+
+
+def _deny(
+    services: Services,
+    connection: ClientConnection,
+    where: Where,
+    policy: str,
+    engine: str,
+    reason: str,
+    refusal: Refusal,
+    code: int,
+) -> None:
+    services.log.request_denied(
+        connection.actor, where, policy, engine=engine, reason=reason, refusal=refusal, code=code
+    )
+
+
+def _labels(captured: bool, stage: str) -> tuple[str, str]:
+    return ("bypass", "bypass") if captured else (stage, f"{stage}_policy")
+
+
+def _of_connection(
+    denied: ConnectionDenied, connection: ClientConnection, stage: str, group: str
+) -> Refusal:
+    return Refusal(
+        denied.reason_code,
+        # Nobody can be granted anything while the program has no name.
+        stage="" if denied.reason_code == _UNKNOWN_IDENTITY else stage,
+        group=group,
+        nearest_rule=denied.nearest_rule or "",
+        suggestion=denied.suggestion,
+        ancestors=connection.actor.ancestors,
+        generation=denied.generation,
+    )
+
+
+def _of_destination(denied: DestinationRefused, connection: ClientConnection) -> Refusal:
+    return Refusal(
+        denied.refused.code,
+        stage="ssrf",
+        # A declared host that resolves to a forbidden address is the author's mistake, not an
+        # attempt of the agent, and does not count as one.
+        group="unknown" if denied.refused.row == "declared" else "ssrf",
+        ancestors=connection.actor.ancestors,
+        generation=denied.generation,
+    )
+
+
+def _of_request(denied: RequestDenied, connection: ClientConnection, stage: str) -> Refusal:
+    return Refusal(
+        denied.reason_code,
+        stage=stage,
+        group="l7_policy",
+        nearest_rule=denied.nearest_rule or "",
+        suggestion=denied.suggestion,
+        ancestors=connection.actor.ancestors,
+        generation=denied.generation,
+    )
