@@ -50,6 +50,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tty: bool = False
     environment: dict[str, str] = {}
     exposure: Exposure = Exposure()
+    # The host's id, user and group, that the sandbox's one identity is mapped to; zero: our own.
+    host_id: int = 0
     # Zero: the default. Counted in processes, bytes, and thousandths of a processor.
     pids_limit: int = 0
     memory_limit_bytes: int = 0

@@ -16,8 +16,9 @@ import signal
 import sys
 import time
 import uuid
+import zlib
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -34,14 +35,14 @@ from openshell.drivers.base import (
 from openshell.drivers.launch import Exposure, LaunchPlan, PlanError, decode_plan, encode_plan
 from openshell.drivers.local import processes, request
 from openshell.drivers.local.credential_files import CredentialFinder
+from openshell.drivers.local.known import KnownSandbox
 from openshell.drivers.local.lock import StateLock
-from openshell.drivers.local.observe import Backend, Facts, conditions_of
+from openshell.drivers.local.observe import Backend
 from openshell.drivers.local.paths import SandboxPaths, StateDirError, StatePaths, secure_directory
 from openshell.drivers.local.probe import missing_prerequisite
 from openshell.drivers.local.removal import RemovalError, remove_tree
 from openshell.drivers.local.state import (
     FailureRecord,
-    IsolationRecord,
     ProcessRecord,
     boot_id,
     open_process,
@@ -52,7 +53,7 @@ from openshell.drivers.local.state import (
 )
 from openshell.drivers.local.tools import Homes, expose
 from openshell.drivers.local.watchers import Watchers
-from openshell.drivers.local.zygote_client import ZygoteClient
+from openshell.drivers.local.zygote_client import ZYGOTE_MODULE, ZygoteClient
 from openshell.drivers.local.zygote_protocol import Exited
 
 __all__ = ["LocalDriver", "LocalDriverConfig"]
@@ -60,8 +61,9 @@ __all__ = ["LocalDriver", "LocalDriverConfig"]
 _VERSION = "1"
 # As the contract's container drivers: time for the main process to end by itself.
 _STOP_SECONDS = 10.0
-# A killed process ends in milliseconds; one in an uninterruptible wait may take longer.
-_KILL_SECONDS = 10.0
+# Above every range that login users, their subordinate ids and dynamic services are given.
+_FIRST_HOST_ID = 0x7000_0000
+_HOST_IDS = 1 << 24
 # The zygote says the exit code right after the pidfd says the end.
 _EXIT_CODE_SECONDS = 0.25
 
@@ -78,37 +80,6 @@ class LocalDriverConfig:
     gateway_addresses: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class _Sandbox:
-    """What is known about one sandbox; changed under its lock only."""
-
-    plan: LaunchPlan
-    paths: SandboxPaths
-    backend: Backend = Backend.PREPARING
-    stopped: bool = False
-    deleting: bool = False
-    exit_code: int | None = None
-    failure: FailureRecord | None = None
-    pid: int = 0
-    pidfd: int = -1
-    exit_known: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def status(self) -> SandboxStatus:
-        return SandboxStatus(
-            id=self.plan.sandbox_id,
-            name=self.plan.name,
-            workspace=self.plan.workspace,
-            conditions=conditions_of(
-                Facts(self.backend, self.stopped, self.exit_code, self.failure)
-            ),
-            instance_id=self.plan.instance_id,
-            deleting=self.deleting,
-            phases=self.failure.phases if self.failure else (),
-        )
-
-
 class LocalDriver:
     """Sandboxes on this machine. `state_dir` is the driver's own: `<state root>/local`."""
 
@@ -120,6 +91,7 @@ class LocalDriver:
         python: str = sys.executable,
         *,
         environment: Mapping[str, str] | None = None,
+        zygote_module: str = ZYGOTE_MODULE,
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -130,8 +102,10 @@ class LocalDriver:
         self._new_id = new_id
         self._clock_ms = clock_ms
         self._lock = StateLock(self._paths.lock)
-        self._zygote = ZygoteClient(self._paths, python, self._zygote_saw_exit, self._environment)
-        self._sandboxes: dict[str, _Sandbox] = {}
+        self._zygote = ZygoteClient(
+            self._paths, python, self._zygote_saw_exit, self._environment, zygote_module
+        )
+        self._sandboxes: dict[str, KnownSandbox] = {}
         self._watchers = Watchers()
         self._finder = CredentialFinder()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -166,7 +140,7 @@ class LocalDriver:
             await self._zygote.shutdown()
         self._zygote.close()
         for known in self._sandboxes.values():
-            self._forget_process(known)
+            known.forget_process()
         self._watchers.close()
         self._lock.release()
 
@@ -202,11 +176,13 @@ class LocalDriver:
             ):
                 raise DriverError(DriverErrorCode.ALREADY_EXISTS, "sandbox already exists")
         paths = self._paths.sandbox(sandbox.id)
-        known = _Sandbox(self._plan(sandbox, Exposure()), paths)
+        known = KnownSandbox(self._plan(sandbox), paths)
         self._sandboxes[sandbox.id] = known
         async with known.lock:
             try:
-                known.plan = self._plan(sandbox, await self._exposure(sandbox))
+                known.plan = msgspec.structs.replace(
+                    known.plan, exposure=await self._exposure(sandbox)
+                )
                 self._publish(known)
                 self._event(known, "Scheduled", "state written", "requesting_sandbox")
                 _write_new(known, sandbox)
@@ -235,7 +211,7 @@ class LocalDriver:
                     "stop the sandbox first, or create a new one",
                 )
             try:
-                await self._clean_leftovers(known)
+                await known.clean_leftovers(self._boot)
                 self._begin_again(known, token, initial_config)
                 self._publish(known)
                 await self._launch(known)
@@ -256,8 +232,8 @@ class LocalDriver:
             if known.pidfd >= 0:
                 processes.send(known.pidfd, signal.SIGTERM)
                 await processes.wait_ended((known.pidfd,), _STOP_SECONDS)
-            await self._kill(known)
-            await self._clean_leftovers(known)
+            await known.kill(self._boot)
+            await known.clean_leftovers(self._boot)
             self._publish(known)
 
     async def delete(self, sandbox_id: str) -> bool:
@@ -271,8 +247,8 @@ class LocalDriver:
             known.deleting = True
             self._publish(known)
             try:
-                await self._kill(known)
-                await self._clean_leftovers(known)
+                await known.kill(self._boot)
+                await known.clean_leftovers(self._boot)
                 await self._remove_directory(known)
             except BaseException:
                 known.deleting = False
@@ -301,7 +277,7 @@ class LocalDriver:
 
     # -- starting
 
-    def _plan(self, sandbox: DriverSandbox, exposure: Exposure) -> LaunchPlan:
+    def _plan(self, sandbox: DriverSandbox) -> LaunchPlan:
         limits = request.parse_limits(sandbox.resources)
         return LaunchPlan(
             sandbox_id=sandbox.id,
@@ -312,7 +288,7 @@ class LocalDriver:
             command=tuple(sandbox.command),
             tty=sandbox.tty,
             environment=dict(sandbox.environment),
-            exposure=exposure,
+            host_id=self._host_id(sandbox.id),
             pids_limit=self._config.pids_limit,
             memory_limit_bytes=limits.memory_bytes,
             cpu_limit_millis=limits.cpu_millis,
@@ -320,6 +296,16 @@ class LocalDriver:
             log_level=sandbox.log_level,
             gateway_addresses=self._config.gateway_addresses,
         )
+
+    def _host_id(self, sandbox_id: str) -> int:
+        """As root each sandbox gets a host id of its own; an ordinary user has only his."""
+        if os.geteuid() != 0:
+            return 0
+        taken = {known.plan.host_id for known in self._sandboxes.values()}
+        number = zlib.crc32(sandbox_id.encode()) % _HOST_IDS
+        while (host_id := _FIRST_HOST_ID + number) in taken:
+            number = (number + 1) % _HOST_IDS
+        return host_id
 
     async def _exposure(self, sandbox: DriverSandbox) -> Exposure:
         config = request.parse_config(sandbox.driver_config)
@@ -341,7 +327,7 @@ class LocalDriver:
         return exposure
 
     def _begin_again(
-        self, known: _Sandbox, token: str | None, initial_config: bytes | None
+        self, known: KnownSandbox, token: str | None, initial_config: bytes | None
     ) -> None:
         paths = known.paths
         known.plan = msgspec.structs.replace(known.plan, instance_id=self._new_id())
@@ -358,9 +344,8 @@ class LocalDriver:
         known.exit_code = None
         known.backend = Backend.PREPARING
 
-    async def _launch(self, known: _Sandbox) -> None:
+    async def _launch(self, known: KnownSandbox) -> None:
         known.exit_known = asyncio.Event()
-        known.ended = asyncio.Event()
         try:
             pid, _, pidfd = await self._zygote.launch(known.plan.sandbox_id)
         except DriverError:
@@ -369,39 +354,33 @@ class LocalDriver:
         self._watch_process(known, pid, pidfd)
         self._publish(known)
 
-    async def _undo_create(self, known: _Sandbox) -> None:
+    async def _undo_create(self, known: KnownSandbox) -> None:
         """A create that failed leaves nothing."""
-        await self._kill(known)
+        await known.kill(self._boot)
         with contextlib.suppress(DriverError, OSError):
-            await self._clean_leftovers(known)
+            await known.clean_leftovers(self._boot)
             await self._remove_directory(known)
         self._sandboxes.pop(known.plan.sandbox_id, None)
         self._watchers.publish(Deleted(known.plan.sandbox_id))
 
     # -- watching
 
-    def _watch_process(self, known: _Sandbox, pid: int, pidfd: int) -> None:
+    def _watch_process(self, known: KnownSandbox, pid: int, pidfd: int) -> None:
         known.pid, known.pidfd = pid, pidfd
         known.backend = Backend.RUNNING
         asyncio.get_running_loop().add_reader(pidfd, self._process_ended, known, pidfd)
 
-    def _forget_process(self, known: _Sandbox) -> None:
-        if known.pidfd >= 0:
-            asyncio.get_running_loop().remove_reader(known.pidfd)
-            os.close(known.pidfd)
-            known.pidfd = -1
-
-    def _process_ended(self, known: _Sandbox, pidfd: int) -> None:
+    def _process_ended(self, known: KnownSandbox, pidfd: int) -> None:
         asyncio.get_running_loop().remove_reader(pidfd)
         self._spawn(self._record_end(known, pidfd), f"end of {known.plan.sandbox_id}")
 
-    async def _record_end(self, known: _Sandbox, pidfd: int) -> None:
+    async def _record_end(self, known: KnownSandbox, pidfd: int) -> None:
         """Learn how it ended and say so."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_EXIT_CODE_SECONDS):
                 await known.exit_known.wait()
         if known.pidfd == pidfd:
-            self._forget_process(known)
+            known.forget_process()
         known.backend = Backend.GONE
         if not known.deleting:
             known.failure = read_record(known.paths.failure, FailureRecord)
@@ -412,7 +391,6 @@ class LocalDriver:
             if not known.stopped:
                 message = known.status().conditions[0].message
                 self._event(known, known.status().conditions[0].reason, message, "", "Warning")
-        known.ended.set()
 
     def _zygote_saw_exit(self, exited: Exited) -> None:
         known = self._sandboxes.get(exited.sandbox_id)
@@ -422,43 +400,7 @@ class LocalDriver:
 
     # -- ending
 
-    async def _kill(self, known: _Sandbox) -> None:
-        """End the supervisor and the first process inside; answer when both have ended."""
-        record = read_record(known.paths.isolation, IsolationRecord)
-        init = open_process(record.init, self._boot) if record else None
-        pidfds = [fd for fd in (init, known.pidfd) if fd is not None and fd >= 0]
-        try:
-            for pidfd in pidfds:
-                processes.send(pidfd, signal.SIGKILL)
-            if not await processes.wait_ended(pidfds, _KILL_SECONDS):
-                raise DriverError(
-                    DriverErrorCode.INTERNAL,
-                    f"processes of sandbox '{known.plan.name}' do not end: the kernel keeps them "
-                    "in an uninterruptible wait; try again later",
-                )
-        finally:
-            if init is not None:
-                os.close(init)
-        self._forget_process(known)
-        known.backend = Backend.GONE
-
-    async def _clean_leftovers(self, known: _Sandbox) -> None:
-        """What outlives processes: control groups."""
-        record = read_record(known.paths.isolation, IsolationRecord)
-        if record is None:
-            return
-        init = open_process(record.init, self._boot)
-        if init is not None:
-            processes.send(init, signal.SIGKILL)
-            await processes.wait_ended((init,), _KILL_SECONDS)
-            os.close(init)
-        left = await processes.remove_cgroups(record.cgroups)
-        if left:
-            raise DriverError(
-                DriverErrorCode.INTERNAL, f"the control group {left[0]} cannot be removed"
-            )
-
-    async def _remove_directory(self, known: _Sandbox) -> None:
+    async def _remove_directory(self, known: KnownSandbox) -> None:
         """Rename first: half a directory must never look like a sandbox."""
         trash = f"{self._paths.trash}/{known.plan.sandbox_id}.{self._new_id()}"
         try:
@@ -488,7 +430,9 @@ class LocalDriver:
                 os.rename(paths.root, f"{self._paths.trash}/{name}.{self._new_id()}")
             self._empty_trash()
             return ""
-        known = _Sandbox(plan, paths, backend=Backend.GONE, stopped=os.path.exists(paths.stopped))
+        known = KnownSandbox(
+            plan, paths, backend=Backend.GONE, stopped=os.path.exists(paths.stopped)
+        )
         known.failure = read_record(paths.failure, FailureRecord)
         self._sandboxes[name] = known
         record = read_record(paths.process, ProcessRecord)
@@ -501,11 +445,11 @@ class LocalDriver:
             self._spawn(self._sweep(known), f"sweep of {name}")
         return ""
 
-    async def _sweep(self, known: _Sandbox) -> None:
+    async def _sweep(self, known: KnownSandbox) -> None:
         """Remove what a supervisor left that ended while nobody watched."""
         async with known.lock:
             with contextlib.suppress(DriverError):
-                await self._clean_leftovers(known)
+                await known.clean_leftovers(self._boot)
 
     async def _adopt_from_zygote(self, names: Collection[str]) -> None:
         """Supervisors that were forked, but did not come to write who they are."""
@@ -531,17 +475,17 @@ class LocalDriver:
         with contextlib.suppress(DriverError):
             await self._zygote.connect()
 
-    def _find(self, sandbox_id: str) -> _Sandbox:
+    def _find(self, sandbox_id: str) -> KnownSandbox:
         known = self._sandboxes.get(sandbox_id)
         if known is None:
             raise DriverError(DriverErrorCode.NOT_FOUND, "sandbox not found")
         return known
 
-    def _publish(self, known: _Sandbox) -> None:
+    def _publish(self, known: KnownSandbox) -> None:
         self._watchers.publish(known.status())
 
     def _event(
-        self, known: _Sandbox, reason: str, message: str, step: str, kind: str = "Normal"
+        self, known: KnownSandbox, reason: str, message: str, step: str, kind: str = "Normal"
     ) -> None:
         metadata = {"openshell.progress.active_step": step} if step else {}
         self._watchers.publish(
@@ -556,7 +500,7 @@ class LocalDriver:
         task.add_done_callback(self._tasks.discard)
 
 
-def _write_new(known: _Sandbox, sandbox: DriverSandbox) -> None:
+def _write_new(known: KnownSandbox, sandbox: DriverSandbox) -> None:
     """The files of a new sandbox; the plan last: it makes the directory a sandbox."""
     paths = known.paths
     os.mkdir(paths.root, 0o700)

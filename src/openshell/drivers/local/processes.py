@@ -12,7 +12,7 @@ import select
 import signal
 from collections.abc import Sequence
 
-__all__ = ["has_ended", "remove_cgroups", "send", "wait_ended"]
+__all__ = ["find_cgroups", "has_ended", "remove_cgroups", "send", "wait_ended"]
 
 # A group is busy for a moment after its last process was reaped.
 _CGROUP_TRIES = 20
@@ -34,23 +34,47 @@ def has_ended(pidfd: int) -> bool:
 
 async def wait_ended(pidfds: Sequence[int], timeout: float) -> bool:
     """Wait until all have ended; False when time ran out."""
-    loop = asyncio.get_running_loop()
+    # Copies, made at once: the driver closes its own descriptor when it sees the end, and the loop
+    # keeps one reader per descriptor.
+    copies = [os.dup(pidfd) for pidfd in pidfds]
     try:
         async with asyncio.timeout(timeout):
-            for pidfd in pidfds:
-                # A copy: the loop keeps one reader per descriptor, and the driver has its own.
-                copy = os.dup(pidfd)
-                ended = asyncio.Event()
-                loop.add_reader(copy, ended.set)
-                try:
-                    if not has_ended(copy):
-                        await ended.wait()
-                finally:
-                    loop.remove_reader(copy)
-                    os.close(copy)
+            for copy in copies:
+                await _wait_ended(copy)
     except TimeoutError:
         return False
+    finally:
+        for copy in copies:
+            os.close(copy)
     return True
+
+
+async def _wait_ended(pidfd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+
+
+def find_cgroups(sandbox_id: str, proc: str = "/proc") -> tuple[str, ...]:
+    """Groups of a sandbox, found by their name: its supervisor may have died before it said so."""
+    found: list[str] = []
+    try:
+        with open(f"{proc}/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
+            points = [f[1] for f in (line.split(" ") for line in file) if f[2].startswith("cgroup")]
+        with open(f"{proc}/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            own = {line.rstrip("\n").split(":", 2)[2] for line in file}
+    except (OSError, IndexError):
+        return ()
+    for point in points:
+        for path in own | {os.path.dirname(path) for path in own} | {"/"}:
+            group = f"{point}{path.rstrip('/')}/openshell-{sandbox_id}"
+            if os.path.isdir(group) and group not in found:
+                found.append(group)
+    return tuple(found)
 
 
 async def remove_cgroups(paths: Sequence[str]) -> tuple[str, ...]:

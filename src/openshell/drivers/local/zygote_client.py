@@ -53,11 +53,13 @@ class ZygoteClient:
         python: str,
         on_exit: Callable[[protocol.Exited], None],
         environment: Mapping[str, str],
+        module: str = ZYGOTE_MODULE,
     ) -> None:
         self._paths = paths
         self._python = python
         self._on_exit = on_exit
         self._environment = environment
+        self._module = module
         self._socket: socket.socket | None = None
         self._waiting: deque[asyncio.Future[tuple[protocol.Reply, list[int]]]] = deque()
         self._lock = asyncio.Lock()
@@ -196,7 +198,7 @@ class ZygoteClient:
                     [
                         self._python,
                         "-m",
-                        ZYGOTE_MODULE,
+                        self._module,
                         "--state-dir",
                         self._paths.root,
                         "--ready-fd",

@@ -1,0 +1,210 @@
+"""Configuration: fetched when the gateway says it changed, and swapped as one generation.
+
+Policy and credentials are fetched together and put in force together, so that no request sees one
+without the other. Pushes wake it; so does a timer, for pushes that got lost. What came of each
+revision is reported. What a candidate means is `candidate.py`'s part.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from openshell import ocsf
+from openshell._proto import openshell_pb2, sandbox_pb2
+from openshell.egress.generation import Generation, GenerationHolder
+from openshell.policy.model import SandboxPolicy
+from openshell.supervisor.backoff import Backoff
+from openshell.supervisor.candidate import Candidate, Outcome, build_generation
+from openshell.supervisor.gateway_client import GatewayClient, sentence_of
+from openshell.supervisor.logs import Logs
+from openshell.supervisor.reporter import PolicyReporter
+
+__all__ = ["ConfigSource"]
+
+POLL_SECONDS = 30.0
+_CALL_SECONDS = 10.0
+_FIRST_WAIT = 0.1
+_LONGEST_WAIT = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What tells one answer of the gateway from the next."""
+
+    config_revision: int
+    policy_hash: str
+    version: int
+    provider_env_revision: int
+    has_environment: bool
+
+
+class ConfigSource:
+    """Fetches, swaps, reports; one at a time."""
+
+    def __init__(
+        self,
+        client: GatewayClient,
+        sandbox_id: str,
+        holder: GenerationHolder,
+        reporter: PolicyReporter,
+        logs: Logs,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._client = client
+        self._sandbox_id = sandbox_id
+        self._holder = holder
+        self._reporter = reporter
+        self._logs = logs
+        self._clock_ms = clock_ms
+        self._wanted = asyncio.Event()
+        self._wanted.set()
+        self._loaded = asyncio.Event()
+        self._key: _Key | None = None
+        self._last_good: SandboxPolicy | None = None
+        self._last_problem = ""
+
+    def wake(self, reason: str) -> None:
+        """Fetch soon; several calls make one fetch."""
+        self._wanted.set()
+        if reason:
+            self._logs.log("debug", "config", f"changed: {reason}")
+
+    async def wait_loaded(self) -> Generation:
+        """The first generation that came from the gateway, and later ones at once."""
+        await self._loaded.wait()
+        return self._holder.current
+
+    async def run(self) -> None:
+        """Fetch now, at every push and every half minute."""
+        backoff = Backoff(_FIRST_WAIT, _LONGEST_WAIT)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._wanted.wait()
+            # Cleared before the fetch: a push that arrives during it asks for another one.
+            self._wanted.clear()
+            candidate = await self._fetch()
+            if candidate is None:
+                await asyncio.sleep(backoff.next())
+                self._wanted.set()
+                continue
+            if self._take(candidate):
+                backoff.reset()
+            else:
+                await asyncio.sleep(backoff.next())
+                self._wanted.set()
+
+    async def _fetch(self) -> Candidate | None:
+        """Both halves at once; None when there is no configuration to be had."""
+        stub, metadata = self._client.stub, self._client.metadata()
+        config_call = stub.GetSandboxConfig(
+            sandbox_pb2.GetSandboxConfigRequest(sandbox_id=self._sandbox_id),
+            metadata=metadata,
+            timeout=_CALL_SECONDS,
+        )
+        environment_call = stub.GetSandboxProviderEnvironment(
+            openshell_pb2.GetSandboxProviderEnvironmentRequest(
+                sandbox_id=self._sandbox_id, supports_static_credential_bindings=True
+            ),
+            metadata=metadata,
+            timeout=_CALL_SECONDS,
+        )
+        try:
+            config, environment = await asyncio.gather(
+                config_call, environment_call, return_exceptions=True
+            )
+        except asyncio.CancelledError:
+            config_call.cancel()
+            environment_call.cancel()
+            raise
+        if isinstance(config, BaseException):
+            self._problem("the configuration could not be fetched", config)
+            return None
+        if isinstance(environment, BaseException):
+            # Without knowing what the credentials are now, none is used.
+            self._problem("the provider environment could not be fetched", environment)
+            return Candidate(config, None)
+        self._last_problem = ""
+        return Candidate(config, environment)
+
+    def _problem(self, what: str, error: BaseException) -> None:
+        reason = (
+            sentence_of(error) if isinstance(error, grpc.aio.AioRpcError) else type(error).__name__
+        )
+        text = f"{what}: {reason}"
+        if text != self._last_problem:
+            # Once per reason; the retries are silent.
+            self._logs.log("warn", "config", text)
+        self._last_problem = text
+
+    def _take(self, candidate: Candidate) -> bool:
+        """Put a candidate in force; False when the fetch should be tried again soon."""
+        config, environment = candidate.config, candidate.environment
+        key = _Key(
+            config.config_revision,
+            config.policy_hash,
+            config.version,
+            environment.provider_env_revision if environment is not None else 0,
+            environment is not None,
+        )
+        if key != self._key:
+            outcome = build_generation(candidate, self._holder.current, self._last_good)
+            if outcome.policy is not None and not outcome.policy_error:
+                self._last_good = outcome.policy
+            self._holder.swap(outcome.generation)
+            self._key = key
+            self._loaded.set()
+            self._announce(config, outcome)
+        return environment is not None
+
+    def _announce(self, config: sandbox_pb2.GetSandboxConfigResponse, outcome: Outcome) -> None:
+        now = self._clock_ms()
+        number = outcome.generation.number
+        if outcome.policy_error:
+            kept = "the last valid policy stays" if outcome.policy else "everything is denied"
+            self._logs.emit(
+                ocsf.ConfigEvent(
+                    time_ms=now,
+                    state="failed",
+                    message=f"policy version {config.version} was not loaded; {kept}",
+                    severity=ocsf.Severity.HIGH,
+                    status=ocsf.Status.FAILURE,
+                    detail=outcome.policy_error,
+                )
+            )
+            self._logs.emit(
+                ocsf.FindingEvent(
+                    time_ms=now,
+                    uid=f"policy-validation-failed-{config.version}",
+                    title="Policy validation failed",
+                    description=outcome.policy_error,
+                    severity=ocsf.Severity.HIGH,
+                )
+            )
+        else:
+            self._logs.emit(
+                ocsf.ConfigEvent(
+                    time_ms=now,
+                    state="loaded",
+                    message=f"policy version {config.version} loaded as generation {number}",
+                    status=ocsf.Status.SUCCESS,
+                )
+            )
+        if outcome.credential_error:
+            self._logs.emit(
+                ocsf.ConfigEvent(
+                    time_ms=now,
+                    state="fail_closed",
+                    message="credentials are withheld",
+                    severity=ocsf.Severity.HIGH,
+                    status=ocsf.Status.FAILURE,
+                    detail=outcome.credential_error,
+                )
+            )
+        if config.policy_source != sandbox_pb2.POLICY_SOURCE_GLOBAL and config.version > 0:
+            self._reporter.policy(config.version, outcome.policy_error)

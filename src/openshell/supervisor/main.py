@@ -1,0 +1,162 @@
+"""From a sandbox's directory to a running supervisor: the part before there is an event loop.
+
+Order matters here. The plan is read, process 1 is cloned and shuts itself in, and only then is the
+token read and a loop, a channel or a thread made: process 1 is a copy of what this process was when
+it was cloned. A start that fails leaves the reason in the sandbox's directory and nothing else.
+
+`prepare` runs in the zygote, the rest in its forks.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+import uvloop
+
+from openshell._proto import sandbox_pb2
+from openshell.drivers.launch import LaunchPlan, PlanError, decode_plan
+from openshell.drivers.local.paths import SandboxPaths, StatePaths
+from openshell.drivers.local.state import (
+    FailureRecord,
+    IsolationRecord,
+    ProcessRecord,
+    boot_id,
+    start_ticks,
+    write_record,
+)
+from openshell.supervisor.bearer import TokenError, read_token
+from openshell.supervisor.candidate import read_policy
+from openshell.supervisor.gateway_client import EndpointError
+from openshell.supervisor.isolation.errors import IsolationError
+from openshell.supervisor.isolation.launch import IsolatedSandbox, Prepared, start
+from openshell.supervisor.isolation.launch import prepare as prepare_isolation
+from openshell.supervisor.phases import Phases, phase_of
+from openshell.supervisor.runtime import Supervisor
+from openshell.supervisor.spec import SpecError, static_policy, to_spec
+from openshell.supervisor.version import version
+
+__all__ = ["main", "prepare", "supervise"]
+
+_FAILED = 1
+
+
+class _StartError(Exception):
+    """The start failed in this phase, with a code and a sentence."""
+
+    def __init__(self, phase: str, code: str, message: str) -> None:
+        super().__init__(message)
+        self.phase = phase
+        self.code = code
+        self.message = message
+
+
+def prepare() -> Callable[[StatePaths, str, str], int]:
+    """Everything that all supervisors of this machine share; the function that starts one."""
+    prepared = prepare_isolation()
+    version()
+
+    def run(paths: StatePaths, sandbox_id: str, boot: str) -> int:
+        return supervise(paths.sandbox(sandbox_id), boot, prepared)
+
+    return run
+
+
+def supervise(paths: SandboxPaths, boot: str, prepared: Prepared) -> int:
+    """Start the sandbox of this directory and serve it to its end; answers the exit status."""
+    phases = Phases()
+    try:
+        plan = _read_plan(paths)
+        _write_process(paths, plan, boot)
+        sandbox = _isolate(paths, plan, prepared, phases)
+        write_record(paths.isolation, _isolation_record(sandbox, boot))
+    except _StartError as error:
+        return _fail(paths, phases, error)
+    except OSError as error:
+        text = f"{error.filename or paths.root}: {error.strerror}"
+        return _fail(paths, phases, _StartError("supervisor", "STATE", text))
+    # Without a loop of our own yet, so that a failure here still takes process 1 along.
+    try:
+        phases.begin("supervisor")
+        token = read_token(paths.token)
+
+        async def serve() -> int:
+            return await Supervisor(plan, sandbox, prepared, token, phases).run()
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serve())
+    except (TokenError, EndpointError, OSError) as error:
+        return _fail(paths, phases, _StartError("supervisor", "SUPERVISOR", str(error)))
+    finally:
+        sandbox.close()
+
+
+def _read_plan(paths: SandboxPaths) -> LaunchPlan:
+    with open(paths.plan, "rb") as file:
+        data = file.read()
+    try:
+        return decode_plan(data)
+    except PlanError as error:
+        raise _StartError("supervisor", "PLAN", str(error)) from None
+
+
+def _write_process(paths: SandboxPaths, plan: LaunchPlan, boot: str) -> None:
+    """Who we are, first of all: a gateway that restarts in this moment must find us."""
+    pid = os.getpid()
+    ticks = start_ticks(pid)
+    record = ProcessRecord(pid, -1 if ticks is None else ticks, boot, plan.instance_id)
+    write_record(paths.process, record)
+
+
+def _isolate(
+    paths: SandboxPaths, plan: LaunchPlan, prepared: Prepared, phases: Phases
+) -> IsolatedSandbox:
+    try:
+        with open(paths.config, "rb") as file:
+            config = sandbox_pb2.GetSandboxConfigResponse.FromString(file.read())
+        policy = static_policy(read_policy(config))
+        spec = to_spec(plan, policy, paths.workspace, uid=os.getuid(), gid=os.getgid())
+    except SpecError as error:
+        raise _StartError("isolation", "SPEC", str(error)) from None
+    except ValueError as error:
+        raise _StartError("isolation", "POLICY", f"the policy cannot be used: {error}") from None
+    try:
+        sandbox = start(spec, prepared)
+    except IsolationError as error:
+        raise _StartError(phase_of(error.step), error.step.upper(), str(error)) from None
+    phases.add_steps(sandbox.phases)
+    return sandbox
+
+
+def _isolation_record(sandbox: IsolatedSandbox, boot: str) -> IsolationRecord:
+    ticks = start_ticks(sandbox.init_pid)
+    init = ProcessRecord(sandbox.init_pid, -1 if ticks is None else ticks, boot)
+    return IsolationRecord(init, sandbox.cgroups.paths)
+
+
+def _fail(paths: SandboxPaths, phases: Phases, error: _StartError) -> int:
+    """Store the reason before anything is removed, then end."""
+    phases.fail(error.phase, error.code, error.message)
+    sys.stderr.write(f"start failed in phase {error.phase} ({error.code}): {error.message}\n")
+    try:
+        write_record(paths.failure, FailureRecord(error.code, error.message, phases.current()))
+    except OSError as problem:
+        sys.stderr.write(f"the reason could not be stored: {problem.strerror}\n")
+    return _FAILED
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `openshell-sandbox`: one supervisor, without a zygote."""
+    parser = argparse.ArgumentParser(prog="openshell-sandbox")
+    parser.add_argument("--state-dir", required=True)
+    parser.add_argument("--sandbox-id", required=True)
+    arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    paths = StatePaths(os.path.abspath(arguments.state_dir))
+    return prepare()(paths, arguments.sandbox_id, boot_id())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""The supervisor at work: wires its parts together, in the order that keeps the promises.
+
+Session and configuration are fetched side by side; the proxy serves before anything of the agent
+runs; the main process starts when the session was accepted and a configuration is in force; its end
+is reported until the gateway knows it. Losing the gateway changes nothing for the workload. When
+this ends, process 1 and everything inside ends with it. Called once, by `main`.
+"""
+
+import asyncio
+import signal
+import socket
+import time
+
+from openshell import ocsf
+from openshell._proto import openshell_pb2
+from openshell.drivers.launch import LaunchPlan
+from openshell.egress.ca import SandboxCA, system_roots
+from openshell.egress.credentials import CredentialSet
+from openshell.egress.generation import Generation, GenerationHolder
+from openshell.policy.compile import quarantine
+from openshell.supervisor.bearer import Token
+from openshell.supervisor.config_source import ConfigSource
+from openshell.supervisor.environment import search_path
+from openshell.supervisor.execs import Execs, ProgramContext
+from openshell.supervisor.gateway_client import GatewayClient
+from openshell.supervisor.hardening import harden
+from openshell.supervisor.isolation.launch import IsolatedSandbox, Prepared
+from openshell.supervisor.isolation.model import TRUST_DIRECTORY, TRUST_FILES, Layer
+from openshell.supervisor.logs import Logs
+from openshell.supervisor.mainproc import MainProcess
+from openshell.supervisor.network import Egress
+from openshell.supervisor.output import Exit
+from openshell.supervisor.phases import Phases
+from openshell.supervisor.picture import picture_of
+from openshell.supervisor.process import ProcessHost, SandboxGone
+from openshell.supervisor.relays import Relays
+from openshell.supervisor.renewal import renew_token
+from openshell.supervisor.reporter import PolicyReporter, report_exit
+from openshell.supervisor.session import Session
+from openshell.supervisor.tasks import Tasks
+from openshell.supervisor.version import version
+
+__all__ = ["Supervisor"]
+
+# After the main process ended: how long its output waits for a client that has not come yet.
+_LINGER_SECONDS = 30.0
+# After the last client got everything, for its stream to close in order.
+_LEAVE_SECONDS = 0.1
+# For the last log lines and the exit report of a sandbox that is being stopped.
+_FLUSH_SECONDS = 1.0
+_STOP_REPORT_SECONDS = 2.0
+_UNKNOWN_EXIT = 255
+
+
+class Supervisor:
+    """One sandbox's supervisor; also what its session calls back."""
+
+    def __init__(
+        self,
+        plan: LaunchPlan,
+        sandbox: IsolatedSandbox,
+        prepared: Prepared,
+        token: Token,
+        phases: Phases,
+    ) -> None:
+        self._plan = plan
+        self._sandbox = sandbox
+        self._prepared = prepared
+        self._phases = phases
+        self._layers: tuple[Layer, ...] = sandbox.layers
+        self._logs = Logs(
+            plan.sandbox_id,
+            ocsf.EventContext(
+                product_version=version(),
+                hostname=socket.gethostname(),
+                sandbox_id=plan.sandbox_id,
+                sandbox_name=plan.name,
+            ),
+            level=plan.log_level or "info",
+        )
+        self._tasks = Tasks(self._task_failed)
+        self._client = GatewayClient(plan.endpoint, token)
+        self._token = token
+        self._holder = GenerationHolder(
+            Generation(0, quarantine("no configuration was loaded yet", 0), CredentialSet())
+        )
+        self._host = ProcessHost(sandbox)
+        self._reporter = PolicyReporter(self._client, plan.sandbox_id, self._logs)
+        self._config = ConfigSource(
+            self._client, plan.sandbox_id, self._holder, self._reporter, self._logs
+        )
+        self._session = Session(self._client, plan.sandbox_id, plan.instance_id, self)
+        self._context = ProgramContext(
+            self._host,
+            self._holder,
+            plan.environment,
+            search_path(plan.exposure.search_path),
+            TRUST_DIRECTORY,
+        )
+        self._main = MainProcess(self._context, self._tasks)
+        self._relays = Relays(
+            self._client,
+            Execs(self._context, self._tasks),
+            self._main,
+            self._tasks,
+            self._logs,
+            self._config.wait_loaded,
+        )
+        self._accepted = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    # -- life
+
+    async def run(self) -> int:
+        """Serve until the main process ended, a stop was asked for, or the sandbox died."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        start = self._tasks.start
+        start(self._session.run(), "session")
+        start(self._config.run(), "config")
+        start(self._reporter.run(), "policy reports")
+        pushing = start(self._logs.push(self._client), "log push")
+        start(renew_token(self._client, self._token, self._logs), "token")
+        egress = Egress(self._sandbox, self._holder, self._plan, self._logs)
+        try:
+            self._sandbox.publish_trust(self._trust(egress.ca))
+            await egress.start()
+            code = await self._serve()
+            self._logs.finish()
+            await asyncio.wait({pushing}, timeout=_FLUSH_SECONDS)
+            return code
+        finally:
+            await egress.close()
+            await self._tasks.close()
+            await self._host.close()
+            await self._client.close()
+
+    async def _serve(self) -> int:
+        ending = asyncio.ensure_future(self._stopping.wait())
+        dying = asyncio.ensure_future(self._host.gone.wait())
+        try:
+            running = self._tasks.start(self._start_main(), "main")
+            await asyncio.wait({running, ending, dying}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                running.cancel()
+                return 0 if self._stopping.is_set() else _UNKNOWN_EXIT
+            running.result()
+            if not self._plan.command:
+                await asyncio.wait({ending, dying}, return_when=asyncio.FIRST_COMPLETED)
+                return 0 if self._stopping.is_set() else _UNKNOWN_EXIT
+            finished = self._tasks.start(self._main.wait(), "main exit")
+            await asyncio.wait({finished, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not finished.done() and self._main.execution is not None:
+                # The driver's patience bounds this wait, not ours.
+                await self._main.execution.signal("TERM")
+            return await self._ended(await finished)
+        finally:
+            for waiter in (ending, dying):
+                waiter.cancel()
+
+    async def _start_main(self) -> None:
+        """When the session stands and a configuration is in force."""
+        await self._accepted.wait()
+        self._phases.begin("ready")
+        await self._config.wait_loaded()
+        if self._plan.command:
+            execution = await self._main.start(self._plan.command, tty=self._plan.tty)
+            self._process_event(ocsf.ProcActivity.LAUNCH, execution.pid)
+        self._layers = (*self._layers, harden(self._prepared))
+        self._phases.end()
+        self._send_report()
+
+    async def _ended(self, exit_: Exit) -> int:
+        """Tell the gateway, let clients have the rest of the output, and end."""
+        code = exit_.code if 0 <= exit_.code <= 255 else _UNKNOWN_EXIT
+        pid = self._main.execution.pid if self._main.execution else 0
+        self._process_event(ocsf.ProcActivity.TERMINATE, pid, exit_)
+        report = report_exit(self._client, self._plan.sandbox_id, self._plan.instance_id, code)
+        if self._stopping.is_set():
+            # Stopped on request: nobody waits for output, and the driver's patience is short.
+            await asyncio.wait(
+                {self._tasks.start(report, "exit report")}, timeout=_STOP_REPORT_SECONDS
+            )
+            return code
+        await report
+        leaving = self._tasks.start(self._main.wait_delivered(_LINGER_SECONDS), "last output")
+        stopping = self._tasks.start(self._wait_stopping(), "stop")
+        await asyncio.wait({leaving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(_LEAVE_SECONDS)
+        return code
+
+    async def _wait_stopping(self) -> None:
+        await self._stopping.wait()
+
+    # -- what the session calls
+
+    def session_accepted(self, session_id: str) -> None:
+        """Connected, for the first time or again."""
+        self._accepted.set()
+        self._network_event(ocsf.NetActivity.OPEN, f"supervisor session {session_id} established")
+        # What was missed while away.
+        self._config.wake("")
+
+    def session_lost(self, reason: str) -> None:
+        """The workload does not notice."""
+        self._network_event(ocsf.NetActivity.CLOSE, f"supervisor session ended: {reason}")
+
+    def relay_opened(self, relay: openshell_pb2.RelayOpen) -> None:
+        self._relays.open(relay, self._session)
+
+    def relay_closed(self, channel_id: str) -> None:
+        self._relays.close(channel_id)
+
+    def config_changed(self, reason: str) -> None:
+        self._config.wake(reason)
+
+    # -- small parts
+
+    def _trust(self, ca: SandboxCA) -> dict[str, bytes]:
+        own, bundle = TRUST_FILES
+        return {own: ca.certificate_pem, bundle: ca.bundle(system_roots())}
+
+    def _send_report(self) -> None:
+        self._session.report(picture_of(self._phases.current(), self._layers, self._plan.exposure))
+
+    def _process_event(
+        self, activity: ocsf.ProcActivity, pid: int, exit_: Exit | None = None
+    ) -> None:
+        name = self._plan.command[0] if self._plan.command else "unknown"
+        self._logs.emit(
+            ocsf.ProcessEvent(
+                time_ms=_now_ms(),
+                activity=activity,
+                process=ocsf.ProcessRef(name, pid),
+                exit_code=exit_.code if exit_ else None,
+                detail=exit_.error_message if exit_ else "",
+            )
+        )
+
+    def _network_event(self, activity: ocsf.NetActivity, message: str) -> None:
+        self._logs.emit(ocsf.NetworkEvent(time_ms=_now_ms(), activity=activity, message=message))
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        """A bug or an end that its owner did not expect; never a value in the text."""
+        if isinstance(error, SandboxGone):
+            return
+        self._logs.log("error", "supervisor", f"task '{name}' failed: {type(error).__name__}")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
