@@ -111,9 +111,16 @@ class Cgroups:
         """Directories that exist for this sandbox: what a cleaner removes after a crash."""
         return (*((self._unified,) if self._unified else ()), *self._legacy)
 
+    def join_later(self) -> None:
+        """Give up being born in the v2 group; `join` moves the process there instead."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
     def join(self, pid: int) -> None:
         """Move process 1 into its v1 groups; v2 it was born in. The first join may wait 20 ms."""
-        for path in self._legacy:
+        late = [self._unified] if self._unified and self.descriptor is None else []
+        for path in (*late, *self._legacy):
             _write(f"{path}/cgroup.procs", str(pid))
 
     def freeze(self, *, frozen: bool) -> bool:
@@ -137,9 +144,7 @@ class Cgroups:
 
     def remove(self) -> bool:
         """Remove the groups once they are empty; False if one is still busy."""
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-            self.descriptor = None
+        self.join_later()
         left = [path for path in self.paths if not _remove(path)]
         self._unified = None
         self._legacy = []
