@@ -24,6 +24,9 @@ _CLOSE: Final = (b"Connection", b"close")
 # A policy name is free text; in a field only printable ASCII of it may appear.
 _POLICY_NAME_LIMIT: Final = 128
 
+# Places of `CredentialRefused` where a later release may put credentials.
+_UNSUPPORTED_PLACES: Final = {"request-target": "a path or query", "request-body": "a body"}
+
 _JsonBody: TypeAlias = Mapping[str, object]
 
 
@@ -208,8 +211,8 @@ class Denials:
                 return _message(403, refused.code, text)
             return _json(403, {"error": refused.code, "detail": text, "message": text})
         text = "Credential placeholder could not be resolved"
-        if refused.place == "request-target":
-            text += ": placeholders in a path or query are not supported yet, use a header"
+        if refused.place in _UNSUPPORTED_PLACES:
+            text += f": placeholders in {_UNSUPPORTED_PLACES[refused.place]} are not supported yet, use a header"
         if tunnel:
             return _message(500, refused.code, text)
         return _json(500, {"error": "credential_injection_failed", "detail": text})

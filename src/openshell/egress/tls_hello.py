@@ -113,7 +113,7 @@ class ClientHelloReader:
         # The client waits for our answer now: more handshake bytes in the same record are not a hello's.
         if len(data) > 4 + size:
             raise HelloRejected(HelloRejectReason.MALFORMED)
-        return _parse(_Cursor(data[4:], HelloRejectReason.MALFORMED))
+        return _parse(_Cursor(data[4 : 4 + size], HelloRejectReason.MALFORMED))
 
 
 class _Cursor:

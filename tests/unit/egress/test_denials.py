@@ -27,6 +27,7 @@ REQUEST = RequestDenied(
     "web", None, "no_allow", "POST /v1 not permitted", False, "web.endpoints[0]", "add allow", 3
 )
 MISMATCH = CredentialRefused("credential_endpoint_mismatch", "header")
+IN_BODY = CredentialRefused("credential_unavailable", "request-body")
 UNAVAILABLE = CredentialRefused("credential_unavailable", "request-target")
 
 ANSWERS: dict[str, tuple[Denial, int, str | None]] = {
@@ -73,6 +74,7 @@ ANSWERS: dict[str, tuple[Denial, int, str | None]] = {
         500,
         "credential_unavailable",
     ),
+    "in_body": (MAKE.credential_refused(IN_BODY, tunnel=True), 500, "credential_unavailable"),
     "unavailable_forward": (
         MAKE.credential_refused(UNAVAILABLE, tunnel=False),
         500,

@@ -120,6 +120,8 @@ REFUSED = {
         message("a", counts=(1, 0, 0, 1), tail=OPT.replace(b"\0\x29", b"\0\x10")),
         RCode.FORMERR,
     ),
+    "option_short": (message("a", counts=(1, 0, 0, 1), tail=OPT[:5]), RCode.FORMERR),
+    "option_named": (message("a", counts=(1, 0, 0, 1), tail=b"\x01" + OPT[1:]), RCode.FORMERR),
     "option_cut": (message("a", counts=(1, 0, 0, 1), tail=OPT[:-1]), RCode.FORMERR),
     "large": (
         message(

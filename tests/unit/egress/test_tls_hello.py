@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.fuzz_tls_hello import fuzz_tls_hello, read
-from openshell.egress.tls_hello import ClientHello, HelloRejectReason
+from openshell.egress.tls_hello import (
+    ClientHello,
+    ClientHelloReader,
+    HelloRejected,
+    HelloRejectReason,
+)
 from unit.egress.feeding import CUTS
 
 
@@ -37,8 +42,16 @@ def sni(*names: bytes, kind: int = 0) -> bytes:
     return extension(0, vector(2, b"".join(bytes([kind]) + vector(2, name) for name in names)))
 
 
-def hello(*extensions: bytes, tail: bytes = b"", session: bytes = b"") -> bytes:
-    body = b"\x03\x03" + bytes(32) + vector(1, session) + vector(2, b"\x13\x01") + vector(1, b"\0")
+def hello(
+    *extensions: bytes,
+    tail: bytes = b"",
+    session: bytes = b"",
+    suites: bytes = b"\x13\x01",
+    compressions: bytes = b"\0",
+) -> bytes:
+    body = (
+        b"\x03\x03" + bytes(32) + vector(1, session) + vector(2, suites) + vector(1, compressions)
+    )
     body += vector(2, b"".join(extensions)) + tail
     return b"\x01" + vector(3, body)
 
@@ -83,6 +96,9 @@ REFUSED = {
     "server_hello": (record(b"\x02\x00\x00\x01\x00"), R.NOT_CLIENT_HELLO),
     "short_body": (record(b"\x01\x00\x00\x01\x00"), R.MALFORMED),
     "long_session": (record(hello(session=bytes(33))), R.MALFORMED),
+    "no_suites": (record(hello(suites=b"")), R.MALFORMED),
+    "odd_suites": (record(hello(suites=b"\x13\x01\x13")), R.MALFORMED),
+    "no_compression": (record(hello(compressions=b"")), R.MALFORMED),
     "tail_inside": (record(hello(tail=b"x")), R.MALFORMED),
     "tail_behind": (record(hello() + b"x"), R.MALFORMED),
     "extension_cut": (record(hello(b"\0\0\0\x09x")), R.MALFORMED),
@@ -104,6 +120,13 @@ REFUSED = {
 @pytest.mark.parametrize(("data", "reason"), REFUSED.values(), ids=REFUSED.keys())
 def test_refused(data: bytes, reason: HelloRejectReason, feeding) -> None:
     assert read(list(feeding(data))) is reason
+
+
+def test_a_reader_stays_refused() -> None:
+    reader = ClientHelloReader()
+    for data in (b"GET ", record(hello(sni(b"a.example")))):
+        with pytest.raises(HelloRejected):
+            reader.feed(data)
 
 
 def test_every_reason_has_a_row() -> None:

@@ -82,6 +82,7 @@ REFUSED = {
     "inside_a_value": head((b"Cookie", b"a=" + MARK)),
     "two_in_a_value": head((b"X-Api-Key", MARK + b" " + MARK)),
     "behind_two_spaces": head((b"Authorization", b"Bearer  " + MARK)),
+    "scheme_not_token": head((b"Authorization", b"Be(arer " + MARK)),
     "text_behind": head((b"Authorization", b"Bearer " + MARK + b" x")),
     "percent_encoded": head((b"X-Api-Key", MARK.replace(b":", b"%3A"))),
     "field_name": head((b"OPENSHELL-RESOLVE-ENV-KEY", b"x")),
@@ -107,6 +108,8 @@ def test_markers_elsewhere_refuse_the_request(request_head: RequestHead) -> None
     outcome = rewrite_head(SET, request_head, HOME, now_ms=0)
     assert isinstance(outcome, CredentialRefused)
     assert outcome.code == "credential_unavailable"
+    in_target = request_head.target != b"/"
+    assert outcome.place == ("request-target" if in_target else "header")
 
 
 def test_a_user_with_a_colon_does_not_move_the_border() -> None:

@@ -177,6 +177,8 @@ def test_refused(raw: bytes, reason: RejectReason, feeding) -> None:
         assert caught.value.status == (431 if "too_" in reason.value else 400)
         with pytest.raises(HeadRejected):
             reader.feed(get())
+        with pytest.raises(HeadRejected):
+            reader.end_of_stream()
 
 
 def test_every_reason_has_a_row() -> None:
