@@ -1,0 +1,227 @@
+"""What a supervisor is handed, and what it may write."""
+
+import pytest
+
+from openshell._proto import openshell_pb2
+from openshell.gateway.credentials import DatabaseCredentialStore, KeyEncryptionKey
+from openshell.gateway.errors import ApiError, Code
+from openshell.gateway.events import LOGS
+from openshell.gateway.records import Kind
+from openshell.gateway.services.provider_environment import ProviderEnvironment
+from openshell.gateway.store import MatchResourceVersion, NewRow
+from support.policies import BOUND, OPEN
+
+
+async def refused(call):
+    with pytest.raises(ApiError) as caught:
+        await call
+    return caught.value
+
+
+async def test_a_bound_credential_comes_with_its_endpoints(gateway, clock):
+    created = await gateway.provider(expires={"API_KEY": clock.now + 1000})
+    box = await gateway.sandbox(providers=["work"], policy=BOUND)
+    answer = await gateway.environment(box)
+    assert dict(answer.environment) == {"API_KEY": "s3cr3t"}
+    binding = answer.static_credential_bindings["API_KEY"]
+    assert binding.credential_identity == f"{created.metadata.id}:API_KEY"
+    assert not binding.workload_credential_handle
+    assert [(e.host, e.port, e.path) for e in binding.endpoints] == [
+        ("api.example.com", 443, "/v1/**")
+    ]
+    assert dict(answer.credential_expires_at_ms) == {"API_KEY": clock.now + 1000}
+    assert not answer.non_secret_environment_keys
+    assert answer.provider_env_revision == (await gateway.config(box)).provider_env_revision
+
+
+async def test_an_unbound_provider_is_withheld_and_the_other_is_not(gateway, caplog):
+    await gateway.provider()
+    await gateway.provider("idle", {"TOKEN": "idle-secret"})
+    box = await gateway.sandbox(providers=["idle", "work"], policy=BOUND)
+    answer = await gateway.environment(box)
+    assert sorted(answer.environment) == ["API_KEY"]
+    assert sorted(answer.static_credential_bindings) == ["API_KEY"]
+    assert "TOKEN" in caplog.text
+    assert "idle-secret" not in caplog.text
+    assert "s3cr3t" not in caplog.text
+
+
+async def test_a_supervisor_without_bindings_gets_no_value(gateway):
+    await gateway.provider()
+    box = await gateway.sandbox(providers=["work"], policy=BOUND)
+    answer = await gateway.environment(box, bindings=False)
+    assert not answer.environment
+    assert not answer.static_credential_bindings
+    assert answer.provider_env_revision
+
+
+async def test_an_expired_value_is_not_sent(gateway, clock):
+    await gateway.provider(expires={"API_KEY": clock.now + 1000})
+    box = await gateway.sandbox(providers=["work"], policy=BOUND)
+    before = await gateway.environment(box)
+    clock.now += 1000
+    after = await gateway.environment(box)
+    assert sorted(before.environment) == ["API_KEY"]
+    assert not after.environment
+    assert after.provider_env_revision != before.provider_env_revision
+
+
+async def test_an_environment_is_for_its_own_supervisor(gateway):
+    await gateway.provider()
+    box = await gateway.sandbox(providers=["work"], policy=BOUND)
+    other = await gateway.sandbox("other")
+    request = openshell_pb2.GetSandboxProviderEnvironmentRequest(sandbox_id=box.metadata.id)
+    for principal in (None, other):
+        if principal is None:
+            error = await refused(gateway.GetSandboxProviderEnvironment(request))
+        else:
+            with gateway.as_sandbox(principal):
+                error = await refused(gateway.GetSandboxProviderEnvironment(request))
+        assert error.code is Code.PERMISSION_DENIED
+
+
+async def test_another_key_file_is_told_and_sends_nothing(gateway):
+    await gateway.provider()
+    box = await gateway.sandbox(providers=["work"], policy=BOUND)
+    assert (await gateway.environment(box)).environment
+    wrong = DatabaseCredentialStore(KeyEncryptionKey(bytes(32)))
+    gateway.parts = (*gateway.parts[:-1], ProviderEnvironment(gateway.store, wrong))
+    error = await refused(gateway.environment(box))
+    assert error.code is Code.FAILED_PRECONDITION
+    assert "key-encryption-key" in error.message
+
+
+async def test_swapped_rows_do_not_open(gateway):
+    """Who can write the database cannot give one provider another one's secret."""
+    await gateway.provider()
+    await gateway.provider("other", {"TOKEN": "x"})
+    box = await gateway.sandbox(providers=["work"], policy=BOUND)
+
+    def swap(tx):
+        first, second = tx.all(Kind.CREDENTIAL)
+        for row, payload in ((first, second.payload), (second, first.payload)):
+            tx.put(
+                NewRow(id=row.id, kind=row.kind, payload=payload),
+                MatchResourceVersion(row.resource_version),
+            )
+
+    await gateway.store.write(swap)
+    assert (await refused(gateway.environment(box))).code is Code.FAILED_PRECONDITION
+
+
+async def batches(*requests):
+    for request in requests:
+        yield request
+
+
+def batch(sandbox, *messages, **fields):
+    return openshell_pb2.PushSandboxLogsRequest(
+        sandbox_id=sandbox.metadata.id if sandbox else "",
+        logs=[
+            openshell_pb2.SandboxLogLine(
+                message=message, **{"timestamp_ms": n, "level": "INFO", **fields}
+            )
+            for n, message in enumerate(messages)
+        ],
+    )
+
+
+async def read(gateway, sandbox, **fields):
+    return await gateway.GetSandboxLogs(
+        openshell_pb2.GetSandboxLogsRequest(sandbox_id=sandbox.metadata.id, **fields)
+    )
+
+
+async def test_logs_are_kept_for_their_sender_as_its_own(gateway):
+    box = await gateway.sandbox()
+    woken = []
+    gateway.bus.listen(LOGS, lambda key, _value: woken.append(key))
+    forged = batch(
+        box, "one", "two", source="gateway", sandbox_id="somebody-else", fields={"a": "b"}
+    )
+    with gateway.as_sandbox(box):
+        await gateway.PushSandboxLogs(batches(batch(None, "skipped"), forged, batch(box, "three")))
+    answer = await read(gateway, box)
+    assert [line.message for line in answer.logs] == ["one", "two", "three"]
+    assert {(line.source, line.sandbox_id) for line in answer.logs} == {
+        ("sandbox", box.metadata.id)
+    }
+    assert dict(answer.logs[0].fields) == {"a": "b"}
+    assert answer.buffer_total == 3
+    assert woken == [box.metadata.id] * 2
+
+
+async def test_logs_of_another_sandbox_are_refused(gateway):
+    box, other = await gateway.sandbox(), await gateway.sandbox("other")
+    with gateway.as_sandbox(box):
+        pushed = gateway.PushSandboxLogs(batches(batch(box, "mine"), batch(other, "not mine")))
+        assert (await refused(pushed)).code is Code.PERMISSION_DENIED
+    assert [line.message for line in (await read(gateway, box)).logs] == ["mine"]
+    assert not (await read(gateway, other)).logs
+
+
+async def test_logs_of_a_deleted_sandbox_are_refused(gateway):
+    box = await gateway.sandbox()
+    await gateway.store.write(lambda tx: tx.delete(Kind.SANDBOX, box.metadata.id))
+    with gateway.as_sandbox(box):
+        error = await refused(gateway.PushSandboxLogs(batches(batch(box, "late"))))
+    assert error.code is Code.NOT_FOUND
+
+
+async def test_lines_are_cut_and_counted(gateway):
+    box = await gateway.sandbox()
+    fields = {f"k{n}": "v" * 10_000 for n in range(100)}
+    with gateway.as_sandbox(box):
+        await gateway.PushSandboxLogs(
+            batches(
+                batch(box, *["x"] * 150), batch(box, "y" * 100_000, level="L" * 999, fields=fields)
+            )
+        )
+    answer = await read(gateway, box)
+    assert answer.buffer_total == 101
+    last = answer.logs[-1]
+    assert len(last.message) == 8192
+    assert len(last.level) == 256
+    assert len(last.fields) == 64
+    assert {len(value) for value in last.fields.values()} == {4096}
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        pytest.param({}, "ewiodt?", id="all"),
+        pytest.param({"min_level": "INFO"}, "ewio", id="INFO takes OCSF"),
+        pytest.param({"min_level": "error"}, "e", id="any case"),
+        pytest.param({"min_level": "TRACE"}, "ewiodt", id="unknown levels are the least"),
+        pytest.param({"sources": ["gateway"]}, "", id="other source"),
+        pytest.param({"sources": ["sandbox"], "since_ms": 3}, "odt?", id="since"),
+        pytest.param({"lines": 2, "min_level": "TRACE"}, "t", id="taken before filtering"),
+    ],
+)
+async def test_logs_are_filtered(gateway, fields, wanted):
+    box = await gateway.sandbox()
+    levels = {
+        "e": "ERROR",
+        "w": "WARN",
+        "i": "INFO",
+        "o": "OCSF",
+        "d": "debug",
+        "t": "TRACE",
+        "?": "X",
+    }
+    lines = [
+        openshell_pb2.SandboxLogLine(message=message, level=level, timestamp_ms=n)
+        for n, (message, level) in enumerate(levels.items())
+    ]
+    request = openshell_pb2.PushSandboxLogsRequest(sandbox_id=box.metadata.id, logs=lines)
+    with gateway.as_sandbox(box):
+        await gateway.PushSandboxLogs(batches(request))
+    answer = await read(gateway, box, **fields)
+    assert "".join(line.message for line in answer.logs) == wanted
+
+
+async def test_logs_of_nobody(gateway):
+    await gateway.sandbox(policy=OPEN)
+    for sandbox_id, code in (("", Code.INVALID_ARGUMENT), ("absent", Code.NOT_FOUND)):
+        request = openshell_pb2.GetSandboxLogsRequest(sandbox_id=sandbox_id)
+        assert (await refused(gateway.GetSandboxLogs(request))).code is code
