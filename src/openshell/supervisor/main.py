@@ -33,6 +33,7 @@ from openshell.supervisor.gateway_client import EndpointError
 from openshell.supervisor.isolation.errors import IsolationError
 from openshell.supervisor.isolation.launch import IsolatedSandbox, Prepared, start
 from openshell.supervisor.isolation.launch import prepare as prepare_isolation
+from openshell.supervisor.network import TrustRoots
 from openshell.supervisor.phases import Phases, phase_of
 from openshell.supervisor.runtime import Supervisor
 from openshell.supervisor.spec import SpecError, static_policy, to_spec
@@ -56,15 +57,16 @@ class _StartError(Exception):
 def prepare() -> Callable[[StatePaths, str, str], int]:
     """Everything that all supervisors of this machine share; the function that starts one."""
     prepared = prepare_isolation()
+    roots = TrustRoots.load()
     version()
 
     def run(paths: StatePaths, sandbox_id: str, boot: str) -> int:
-        return supervise(paths.sandbox(sandbox_id), boot, prepared)
+        return supervise(paths.sandbox(sandbox_id), boot, prepared, roots)
 
     return run
 
 
-def supervise(paths: SandboxPaths, boot: str, prepared: Prepared) -> int:
+def supervise(paths: SandboxPaths, boot: str, prepared: Prepared, roots: TrustRoots) -> int:
     """Start the sandbox of this directory and serve it to its end; answers the exit status."""
     phases = Phases()
     try:
@@ -83,7 +85,7 @@ def supervise(paths: SandboxPaths, boot: str, prepared: Prepared) -> int:
         token = read_token(paths.token)
 
         async def serve() -> int:
-            return await Supervisor(plan, sandbox, prepared, token, phases).run()
+            return await Supervisor(plan, sandbox, prepared, roots, token, phases).run()
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve())

@@ -14,7 +14,6 @@ import time
 from openshell import ocsf
 from openshell._proto import openshell_pb2
 from openshell.drivers.launch import LaunchPlan
-from openshell.egress.ca import SandboxCA, system_roots
 from openshell.egress.credentials import CredentialSet
 from openshell.egress.generation import Generation, GenerationHolder
 from openshell.policy.compile import quarantine
@@ -25,10 +24,10 @@ from openshell.supervisor.execs import Execs, ProgramContext
 from openshell.supervisor.gateway_client import GatewayClient
 from openshell.supervisor.hardening import harden
 from openshell.supervisor.isolation.launch import IsolatedSandbox, Prepared
-from openshell.supervisor.isolation.model import TRUST_DIRECTORY, TRUST_FILES, Layer
+from openshell.supervisor.isolation.model import TRUST_DIRECTORY, Layer
 from openshell.supervisor.logs import Logs
 from openshell.supervisor.mainproc import MainProcess
-from openshell.supervisor.network import Egress
+from openshell.supervisor.network import Egress, TrustRoots
 from openshell.supervisor.output import Exit
 from openshell.supervisor.phases import Phases
 from openshell.supervisor.picture import picture_of
@@ -60,12 +59,14 @@ class Supervisor:
         plan: LaunchPlan,
         sandbox: IsolatedSandbox,
         prepared: Prepared,
+        roots: TrustRoots,
         token: Token,
         phases: Phases,
     ) -> None:
         self._plan = plan
         self._sandbox = sandbox
         self._prepared = prepared
+        self._roots = roots
         self._phases = phases
         self._layers: tuple[Layer, ...] = sandbox.layers
         self._logs = Logs(
@@ -122,9 +123,8 @@ class Supervisor:
         start(self._reporter.run(), "policy reports")
         pushing = start(self._logs.push(self._client), "log push")
         start(renew_token(self._client, self._token, self._logs), "token")
-        egress = Egress(self._sandbox, self._holder, self._plan, self._logs)
+        egress = Egress(self._sandbox, self._holder, self._plan, self._roots, self._logs)
         try:
-            self._sandbox.publish_trust(self._trust(egress.ca))
             await egress.start()
             code = await self._serve()
             self._logs.finish()
@@ -216,10 +216,6 @@ class Supervisor:
         self._config.wake(reason)
 
     # -- small parts
-
-    def _trust(self, ca: SandboxCA) -> dict[str, bytes]:
-        own, bundle = TRUST_FILES
-        return {own: ca.certificate_pem, bundle: ca.bundle(system_roots())}
 
     def _send_report(self) -> None:
         self._session.report(picture_of(self._phases.current(), self._layers, self._plan.exposure))
