@@ -123,6 +123,8 @@ class Supervisor:
         start(self._reporter.run(), "policy reports")
         pushing = start(self._logs.push(self._client), "log push")
         start(renew_token(self._client, self._token, self._logs), "token")
+        # Lets the connection to the gateway begin: it is made beside what follows.
+        await asyncio.sleep(0)
         egress = Egress(self._sandbox, self._holder, self._plan, self._roots, self._logs)
         try:
             await egress.start()
@@ -197,10 +199,11 @@ class Supervisor:
 
     def session_accepted(self, session_id: str) -> None:
         """Connected, for the first time or again."""
+        if self._accepted.is_set():
+            # What was missed while away.
+            self._config.wake("")
         self._accepted.set()
         self._network_event(ocsf.NetActivity.OPEN, f"supervisor session {session_id} established")
-        # What was missed while away.
-        self._config.wake("")
 
     def session_lost(self, reason: str) -> None:
         """The workload does not notice."""
