@@ -230,8 +230,14 @@ class Sessions:
                 # Each by itself: a peer that does not read must not hold up the others.
                 self._tasks.spawn("heartbeat", self._send_quietly(session, message))
 
-    def close_all(self, reason: str) -> None:
-        for session in list(self._by_sandbox.values()):
+    def abandon(self, reason: str) -> None:
+        """The gateway ends: every session is closed, and none of their ends means anything."""
+        sessions = list(self._by_sandbox.values())
+        self._by_sandbox.clear()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for session in sessions:
             session.close(reason)
 
     def _config_changed(self, sandbox_id: str, reason: object) -> None:

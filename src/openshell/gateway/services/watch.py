@@ -1,22 +1,20 @@
 """WatchSandbox: a snapshot first, then what the caller follows.
 
-Subscribes before it reads, so that nothing is lost between the two. Status notifications carry no
-state: each makes the record be read again, several at once are one. Lines of the log come from the
-store on replay and from the bus live, told apart by their ids.
+Subscribes before it reads, so that nothing is lost between the two. Notifications of status and log
+carry no state: each makes the store be read again, several at once are one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from openshell._proto import openshell_pb2
 from openshell.gateway.compute import Compute
-from openshell.gateway.errors import ApiError, not_found, resource_exhausted
+from openshell.gateway.errors import not_found, resource_exhausted
 from openshell.gateway.events import LOGS, PLATFORM, SANDBOX, Bus, Lagged, Subscription
 from openshell.gateway.limits import check_required
-from openshell.gateway.loglines import line_filter, line_message
 from openshell.gateway.records import Kind, load
+from openshell.gateway.services.logs import LogFilter, line_message
 from openshell.gateway.store import LogLine, Store
 
 __all__ = ["WatchService"]
@@ -61,17 +59,17 @@ class WatchService:
         if sandbox is None:
             raise not_found("sandbox not found")
         await context.write(openshell_pb2.SandboxStreamEvent(sandbox=sandbox))
-        passes = line_filter(request.log_sources, request.log_min_level)
-        last_line = await self._replay(request, context, passes)
+        lines = _Lines(self._store, request, context)
+        await self._replay(request, context, lines)
         if request.stop_on_terminal and sandbox.status.phase == _READY:
             return
         while True:
             try:
                 topic, value = await subscription.get()
             except Lagged as lagged:
-                raise _too_slow(lagged) from lagged
-            if topic == LOGS and isinstance(value, Iterable):
-                await _write_lines(context, value, passes, last_line)
+                raise resource_exhausted(str(lagged)) from lagged
+            if topic == LOGS:
+                await lines.follow()
             elif topic == PLATFORM and isinstance(value, openshell_pb2.PlatformEvent):
                 await context.write(openshell_pb2.SandboxStreamEvent(event=value))
             elif topic == SANDBOX and not await self._status(request, context):
@@ -92,33 +90,50 @@ class WatchService:
         return None if row is None else self._compute.show(load(row, openshell_pb2.Sandbox))
 
     async def _replay(
-        self,
-        request: openshell_pb2.WatchSandboxRequest,
-        context: Any,
-        passes: Callable[[LogLine], bool],
-    ) -> int:
-        """Kept lines and events; the id of the last line, so that live ones are not repeated."""
-        last_line = 0
+        self, request: openshell_pb2.WatchSandboxRequest, context: Any, lines: _Lines
+    ) -> None:
         if request.follow_logs:
-            wanted = min(request.log_tail_lines or LOG_TAIL_DEFAULT, LOG_TAIL_MAX)
-            lines = await self._store.read(lambda tx: tx.read_logs(request.id, last=wanted))
-            last_line = lines[-1].id if lines else 0
-            recent = [line for line in lines if line.timestamp_ms >= request.log_since_ms]
-            await _write_lines(context, recent, passes, 0)
+            await lines.replay()
         if request.follow_events:
             for event in self._compute.platform_events(request.id, request.event_tail):
                 await context.write(openshell_pb2.SandboxStreamEvent(event=event))
-        return last_line
 
 
-async def _write_lines(
-    context: Any, lines: Iterable[Any], passes: Callable[[LogLine], bool], after: int
-) -> None:
-    for line in lines:
-        known = line.id and line.id <= after
-        if not known and passes(line):
-            await context.write(openshell_pb2.SandboxStreamEvent(log=line_message(line)))
+class _Lines:
+    """The log of one watched sandbox: what was sent last, and what passes."""
 
+    def __init__(
+        self, store: Store, request: openshell_pb2.WatchSandboxRequest, context: Any
+    ) -> None:
+        self._store = store
+        self._context = context
+        self._sandbox_id = request.id
+        self._tail = min(request.log_tail_lines or LOG_TAIL_DEFAULT, LOG_TAIL_MAX)
+        self._since_ms = request.log_since_ms
+        self._filter = LogFilter(sources=request.log_sources, min_level=request.log_min_level)
+        self._last_id = 0
 
-def _too_slow(lagged: Lagged) -> ApiError:
-    return resource_exhausted(str(lagged))
+    async def replay(self) -> None:
+        """The kept lines; only these are held against the caller's start time."""
+        lines = await self._read(self._tail)
+        await self._send([line for line in lines if line.timestamp_ms >= self._since_ms])
+
+    async def follow(self) -> None:
+        lines = await self._read(QUEUE)
+        if len(lines) == QUEUE:
+            raise resource_exhausted("lagged; dropped older lines: read them with GetSandboxLogs")
+        await self._send(lines)
+
+    async def _read(self, last: int) -> list[LogLine]:
+        after = self._last_id
+        lines = await self._store.read(
+            lambda tx: tx.read_logs(self._sandbox_id, last=last, after_id=after)
+        )
+        if lines:
+            self._last_id = lines[-1].id
+        return lines
+
+    async def _send(self, lines: list[LogLine]) -> None:
+        for line in lines:
+            if self._filter.admits(line):
+                await self._context.write(openshell_pb2.SandboxStreamEvent(log=line_message(line)))

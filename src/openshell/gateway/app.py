@@ -1,0 +1,306 @@
+"""The gateway put together: store, keys, doors, driver, services; opened and closed in order.
+
+Everything that touches the world outside is an argument. `main.py` gives the real ones and handles
+signals; tests give a driver of their own. The order of `open` is the contract's: nothing is started
+before the state is locked and every address is bound, and nothing is announced before it serves.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from openshell._proto import (
+    inference_pb2_grpc,
+    openshell_ext_pb2_grpc,
+    openshell_pb2_grpc,
+)
+from openshell.drivers.base import ComputeDriver
+from openshell.gateway.auth.authentication import AuthSettings, Listener
+from openshell.gateway.auth.authorization import AuthorizationTable, gateway_services
+from openshell.gateway.auth.interceptor import AuthInterceptor
+from openshell.gateway.compute import Compute
+from openshell.gateway.config import Settings
+from openshell.gateway.credentials import CredentialStore, DatabaseCredentialStore
+from openshell.gateway.credentials.keyfile import load_or_create_key
+from openshell.gateway.driver_choice import make_driver, supervisor_socket
+from openshell.gateway.events import Bus
+from openshell.gateway.grpc_errors import ErrorInterceptor
+from openshell.gateway.keys import Identity, load_identity
+from openshell.gateway.lifecycle import Lifecycle
+from openshell.gateway.listener import ListenError, bind_tcp, bind_unix, new_server
+from openshell.gateway.relay import Relays
+from openshell.gateway.services.admission import admit_sandbox
+from openshell.gateway.services.attach import AttachService
+from openshell.gateway.services.attachments import Attachments
+from openshell.gateway.services.config import Config
+from openshell.gateway.services.exec import ExecService
+from openshell.gateway.services.health import HealthService
+from openshell.gateway.services.logs import Logs
+from openshell.gateway.services.policies import Policies
+from openshell.gateway.services.provider_environment import ProviderEnvironment
+from openshell.gateway.services.providers import Providers
+from openshell.gateway.services.sandbox_config import build_sandbox_config
+from openshell.gateway.services.sandboxes import SandboxService
+from openshell.gateway.services.session import SessionService
+from openshell.gateway.services.settings import Settings as SettingsService
+from openshell.gateway.services.tokens import TokenService
+from openshell.gateway.services.watch import WatchService
+from openshell.gateway.sessions import Sessions
+from openshell.gateway.store import Store, Tx
+from openshell.gateway.store.sqlite import SqliteStore
+from openshell.gateway.tasks import Tasks
+from openshell.gateway.workspaces import ensure_default
+
+__all__ = ["Gateway", "MakeDriver", "World"]
+
+STOP_GRACE_SECONDS = 0.5
+"""For unary calls in flight when the gateway ends; streams are cut, their clients reconnect."""
+
+_log = logging.getLogger(__name__)
+
+MakeDriver = Callable[..., ComputeDriver]
+
+
+def _clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the gateway takes from outside."""
+
+    environ: Mapping[str, str] = field(repr=False)
+    version: str = "0"
+    clock_ms: Callable[[], int] = _clock_ms
+    new_id: Callable[[], str] = _new_id
+    make_driver: MakeDriver = make_driver
+
+
+class Gateway:
+    """One gateway. `open`, then `close`; `endpoint` is set between them."""
+
+    def __init__(self, settings: Settings, world: World) -> None:
+        self._settings = settings
+        self._world = world
+        self.tasks = Tasks()
+        self.bus = Bus()
+        self.sessions = Sessions(self.bus, self.tasks)
+        self.relays = Relays(self.sessions, world.new_id)
+        self.port = 0
+        self._store: Store | None = None
+        self._driver: ComputeDriver | None = None
+        self._lifecycle: Lifecycle | None = None
+        self._session_service: SessionService | None = None
+        self._servers: list[grpc.aio.Server] = []
+
+    @property
+    def endpoint(self) -> str:
+        scheme = "http" if self._settings.tls.disabled else "https"
+        host = self._settings.listen.host
+        shown = f"[{host}]" if ":" in host else host
+        return f"{scheme}://{shown}:{self.port}"
+
+    async def open(self, port: int) -> None:
+        """Serves when it returns. After an error call `close` all the same."""
+        settings = self._settings
+        identity = load_identity(settings, time.time)
+        _warn(settings, identity)
+        store = await self._open_store()
+        users, supervisors = self._make_servers(identity)
+        socket = supervisor_socket(settings)
+        self.port = self._bind(users, identity, port)
+        driver = self._world.make_driver(
+            settings,
+            endpoint=f"unix:{socket}",
+            gateway_addresses=(f"{settings.listen.host}:{self.port}",),
+            environ=self._world.environ,
+        )
+        await driver.open()
+        self._driver = driver
+        bind_unix(supervisors, socket)
+        compute = Compute(store, driver, self.sessions, self.bus, self.tasks)
+        self._compose(store, driver, compute, identity, f"unix:{socket}")
+        for server in self._servers:
+            await server.start()
+        compute.start()
+        self.tasks.spawn("heartbeats", self.sessions.heartbeats())
+        if self._lifecycle is not None:
+            self.tasks.spawn("recovery", self._lifecycle.recover())
+        _log.info("serving on %s and %s", self.endpoint, socket)
+
+    async def stop_sandboxes(self) -> list[str]:
+        """Stops everything that runs; the sentences of what could not be stopped."""
+        return await self._lifecycle.stop_all() if self._lifecycle is not None else []
+
+    async def close(self) -> None:
+        """Ends serving and lets go of everything; sandboxes run on."""
+        # First, so that the ends of sessions are not mistaken for those of supervisors.
+        self.sessions.abandon("the gateway ends")
+        for server in self._servers:
+            await server.stop(STOP_GRACE_SECONDS)
+        self._servers.clear()
+        await self.tasks.close()
+        if self._driver is not None:
+            await self._driver.close()
+        if self._store is not None:
+            await self._store.close()
+
+    # -- parts
+
+    async def _open_store(self) -> Store:
+        path = Path(self._settings.database.path)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = await SqliteStore.open(os.fspath(path), clock_ms=self._world.clock_ms)
+        self._store = store
+        new_id = self._world.new_id()
+        await store.write(lambda tx: ensure_default(tx, new_id))
+        return store
+
+    def _make_servers(self, identity: Identity) -> tuple[grpc.aio.Server, grpc.aio.Server]:
+        table = AuthorizationTable.from_services(gateway_services())
+        auth = AuthSettings.derive(
+            tokens=identity.tokens,
+            mtls_users=identity.mtls_users,
+            allow_unauthenticated_users=self._settings.allow_unauthenticated_users,
+        )
+        servers = [
+            new_server(
+                [AuthInterceptor(table, auth, listener, self._sandbox_exists), ErrorInterceptor()]
+            )
+            for listener in (Listener.USERS, Listener.SUPERVISORS)
+        ]
+        self._servers = servers
+        return servers[0], servers[1]
+
+    async def _sandbox_exists(self, sandbox_id: str) -> bool:
+        service = self._session_service
+        return service is not None and await service.sandbox_exists(sandbox_id)
+
+    def _bind(self, server: grpc.aio.Server, identity: Identity, port: int) -> int:
+        host = self._settings.listen.host
+        try:
+            return bind_tcp(server, host, port, identity.tls)
+        except ListenError:
+            if not self._settings.embedded.enabled or self._settings.port_given:
+                raise
+            # Remembered from an earlier start and taken by somebody else since.
+            _log.warning("port %d is in use, another one is chosen", port)
+            return bind_tcp(server, host, 0, identity.tls)
+
+    def _compose(
+        self,
+        store: Store,
+        driver: ComputeDriver,
+        compute: Compute,
+        identity: Identity,
+        endpoint: str,
+    ) -> None:
+        settings, new_id = self._settings, self._world.new_id
+
+        def build_config(tx: Tx, sandbox: Any) -> Any:
+            return build_sandbox_config(tx, sandbox, failure_mode=settings.failure_mode)
+
+        self._lifecycle = Lifecycle(
+            store=store,
+            driver=driver,
+            compute=compute,
+            sessions=self.sessions,
+            bus=self.bus,
+            tasks=self.tasks,
+            admit=admit_sandbox,
+            build_config=build_config,
+            mint_token=lambda sandbox_id: identity.tokens.issue(sandbox_id).token,
+            endpoint=endpoint,
+        )
+        self._session_service = SessionService(
+            store, compute, self.sessions, self.relays, self.tasks, new_id=new_id
+        )
+        credentials = DatabaseCredentialStore(
+            load_or_create_key(Path(settings.credential_key_path))
+        )
+        services = [
+            *self._core_services(store, driver, compute),
+            *self._noun_services(store, compute, credentials),
+            TokenService(identity.tokens),
+        ]
+        attach = AttachService(store, compute, self.sessions, self.relays, self.bus, self.tasks)
+        for server in self._servers:
+            openshell_pb2_grpc.add_OpenShellServicer_to_server(
+                _servicer(openshell_pb2_grpc.OpenShellServicer, services), server
+            )
+            openshell_ext_pb2_grpc.add_SandboxesServicer_to_server(
+                _servicer(openshell_ext_pb2_grpc.SandboxesServicer, [attach]), server
+            )
+            inference_pb2_grpc.add_InferenceServicer_to_server(
+                _servicer(inference_pb2_grpc.InferenceServicer, []), server
+            )
+
+    def _core_services(self, store: Store, driver: ComputeDriver, compute: Compute) -> list[object]:
+        assert self._lifecycle is not None  # noqa: S101  set by the only caller
+        assert self._session_service is not None  # noqa: S101
+        capabilities = driver.capabilities()
+        new_id = self._world.new_id
+        return [
+            HealthService(self._world.version, capabilities),
+            SandboxService(
+                store,
+                compute,
+                self._lifecycle,
+                new_id=new_id,
+                default_image=capabilities.default_image,
+            ),
+            self._session_service,
+            ExecService(store, compute, self.sessions, self.relays, self.tasks, new_id=new_id),
+            WatchService(store, compute, self.bus),
+        ]
+
+    def _noun_services(
+        self, store: Store, compute: Compute, credentials: CredentialStore
+    ) -> list[object]:
+        return [
+            Providers(store, credentials, self.bus, new_id=self._world.new_id),
+            Attachments(store, self.bus, show=compute.show),
+            Config(store, self.bus, failure_mode=self._settings.failure_mode),
+            Policies(store, self.bus),
+            ProviderEnvironment(store, credentials),
+            Logs(store, self.bus),
+            SettingsService(),
+        ]
+
+
+def _servicer(base: type[Any], services: Iterable[object]) -> Any:
+    """One servicer whose built methods are those of the services; the rest stay the base's."""
+    servicer = base()
+    taken: set[str] = set()
+    for service in services:
+        for name, method in inspect.getmembers(service, inspect.ismethod):
+            if not hasattr(base, name) or name.startswith("_"):
+                continue
+            if name in taken:
+                raise TypeError(f"{name} is served twice")
+            taken.add(name)
+            setattr(servicer, name, method)
+    return servicer
+
+
+def _warn(settings: Settings, identity: Identity) -> None:
+    if settings.tls.disabled:
+        _log.warning("TLS is off: everything on the wire can be read")
+    if settings.allow_unauthenticated_users:
+        _log.warning("callers without a certificate are let in as the local developer")
+    elif not identity.mtls_users:
+        _log.warning("no user can authenticate: enable mTLS or allow_unauthenticated_users")

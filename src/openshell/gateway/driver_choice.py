@@ -1,0 +1,72 @@
+"""From a driver's name and its table of settings to the driver. The only place that knows a name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openshell.drivers.base import ComputeDriver
+from openshell.drivers.local import LocalDriver, LocalDriverConfig
+from openshell.drivers.local.paths import StateDirError, secure_directory, socket_path
+from openshell.gateway.config import ConfigError, Settings
+
+__all__ = ["make_driver", "supervisor_socket"]
+
+PIDS_LIMIT_MAX = 4_194_304
+"""The kernel's own limit of process ids."""
+
+
+def supervisor_socket(settings: Settings) -> str:
+    """Where this machine's supervisors find the gateway; its directory exists afterwards."""
+    directory = _local_directory(settings)
+    try:
+        secure_directory(os.fspath(settings.state_root))
+        secure_directory(directory)
+        return socket_path(directory, "gateway.sock")
+    except StateDirError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _local_directory(settings: Settings) -> str:
+    return os.fspath(settings.state_root / "local")
+
+
+def make_driver(
+    settings: Settings,
+    *,
+    endpoint: str,
+    gateway_addresses: Sequence[str],
+    environ: Mapping[str, str],
+) -> ComputeDriver:
+    return LocalDriver(
+        _local_directory(settings),
+        endpoint,
+        _local_config(settings.driver_table, tuple(gateway_addresses)),
+        environment=environ,
+    )
+
+
+def _local_config(
+    table: Mapping[str, Any], gateway_addresses: tuple[str, ...]
+) -> LocalDriverConfig:
+    unknown = sorted(set(table) - {"upstream_ca_bundle", "pids_limit"})
+    if unknown:
+        raise ConfigError(f"unknown key openshell.drivers.local.{unknown[0]}")
+    bundle = table.get("upstream_ca_bundle", "")
+    if not isinstance(bundle, str):
+        raise ConfigError("openshell.drivers.local.upstream_ca_bundle must be a path")
+    if bundle and not os.path.isfile(bundle):
+        raise ConfigError(
+            f"openshell.drivers.local.upstream_ca_bundle: {bundle} is no file; give a PEM file"
+        )
+    limit = table.get("pids_limit", 0)
+    if type(limit) is not int or not 0 <= limit <= PIDS_LIMIT_MAX:
+        raise ConfigError(
+            f"openshell.drivers.local.pids_limit must be a number from 0 to {PIDS_LIMIT_MAX}"
+        )
+    return LocalDriverConfig(
+        upstream_ca_bundle=os.path.abspath(bundle) if bundle else "",
+        pids_limit=limit,
+        gateway_addresses=gateway_addresses,
+    )
