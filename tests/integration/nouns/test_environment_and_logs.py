@@ -220,6 +220,17 @@ async def test_logs_are_filtered(gateway, fields, wanted):
     assert "".join(line.message for line in answer.logs) == wanted
 
 
+async def test_an_answer_fits_a_client_and_keeps_the_newest(gateway):
+    box = await gateway.sandbox()
+    pushed = [batch(box, *[f"{n}-{i}-" + "x" * 8000 for i in range(100)]) for n in range(6)]
+    with gateway.as_sandbox(box):
+        await gateway.PushSandboxLogs(batches(*pushed))
+    answer = await read(gateway, box)
+    assert answer.buffer_total == 600
+    assert 2 << 20 < answer.ByteSize() <= 3 << 20
+    assert answer.logs[-1].message.startswith("5-99-")
+
+
 async def test_logs_of_nobody(gateway):
     await gateway.sandbox(policy=OPEN)
     for sandbox_id, code in (("", Code.INVALID_ARGUMENT), ("absent", Code.NOT_FOUND)):

@@ -26,6 +26,7 @@ from openshell.gateway.services.policy_plan import check_provider_set
 from openshell.gateway.services.provider_records import redacted
 from openshell.gateway.services.revisions import base_policy
 from openshell.gateway.store.model import Row, Store, Tx
+from openshell.gateway.tasks import Tasks
 from openshell.gateway.workspaces import open_workspace
 from openshell.providers.env_keys import find_clash
 from openshell.providers.records import MAX_NAME_BYTES
@@ -54,10 +55,12 @@ class Attachments:
         bus: Bus,
         *,
         show: Callable[[openshell_pb2.Sandbox], openshell_pb2.Sandbox] = lambda sandbox: sandbox,
+        tasks: Tasks | None = None,
     ) -> None:
         """`show` turns a stored sandbox into what a client may see (its lease, for example)."""
         self._store = store
         self._bus = bus
+        self._tasks = tasks or Tasks()
         self._show = show
 
     async def AttachSandboxProvider(  # noqa: N802  named as the RPC
@@ -80,9 +83,7 @@ class Attachments:
             sandbox.spec.providers[:] = names
             return save_sandbox(tx, row, sandbox), True
 
-        sandbox, attached = await self._store.write(write)
-        if attached:
-            self._bus.config_changed([sandbox.metadata.id], "providers")
+        sandbox, attached = await self._tasks.complete("attach provider", self._change(write))
         return openshell_pb2.AttachSandboxProviderResponse(
             sandbox=self._show(sandbox), attached=attached
         )
@@ -103,12 +104,19 @@ class Attachments:
             sandbox.spec.providers[:] = kept
             return save_sandbox(tx, row, sandbox), True
 
-        sandbox, detached = await self._store.write(write)
-        if detached:
-            self._bus.config_changed([sandbox.metadata.id], "providers")
+        sandbox, detached = await self._tasks.complete("detach provider", self._change(write))
         return openshell_pb2.DetachSandboxProviderResponse(
             sandbox=self._show(sandbox), detached=detached
         )
+
+    async def _change(
+        self, write: Callable[[Tx], tuple[openshell_pb2.Sandbox, bool]]
+    ) -> tuple[openshell_pb2.Sandbox, bool]:
+        """Writes and announces; a caller that hangs up must not separate the two."""
+        sandbox, changed = await self._store.write(write)
+        if changed:
+            self._bus.config_changed([sandbox.metadata.id], "providers")
+        return sandbox, changed
 
     async def ListSandboxProviders(  # noqa: N802  named as the RPC
         self, request: openshell_pb2.ListSandboxProvidersRequest, _context: Any

@@ -32,6 +32,7 @@ from openshell.gateway.services.revisions import Stored, base_policy, store_revi
 from openshell.gateway.services.sandbox_config import FAIL_CLOSED, build_sandbox_config
 from openshell.gateway.services.settings import refuse_setting
 from openshell.gateway.store.model import Row, Store, Tx
+from openshell.gateway.tasks import Tasks
 from openshell.gateway.workspaces import open_workspace
 from openshell.policy.model import SandboxPolicy
 
@@ -50,9 +51,17 @@ class _Outcome:
 class Config:
     """The configuration methods of the API that concern one sandbox."""
 
-    def __init__(self, store: Store, bus: Bus, *, failure_mode: str = FAIL_CLOSED) -> None:
+    def __init__(
+        self,
+        store: Store,
+        bus: Bus,
+        *,
+        failure_mode: str = FAIL_CLOSED,
+        tasks: Tasks | None = None,
+    ) -> None:
         self._store = store
         self._bus = bus
+        self._tasks = tasks or Tasks()
         self._failure_mode = failure_mode
 
     async def GetSandboxConfig(  # noqa: N802  named as the RPC
@@ -84,9 +93,14 @@ class Config:
             check_expected_version(row, request.expected_resource_version)
             return _replace(tx, row, sandbox, candidate, request, from_supervisor=bool(caller))
 
-        outcome = await self._store.write(write)
-        if outcome.stored.created:
-            self._bus.config_changed([outcome.sandbox.metadata.id], "policy")
+        async def run() -> _Outcome:
+            outcome = await self._store.write(write)
+            if outcome.stored.created:
+                self._bus.config_changed([outcome.sandbox.metadata.id], "policy")
+            return outcome
+
+        # A caller that hangs up must not separate the write from its announcement.
+        outcome = await self._tasks.complete("update config", run())
         return openshell_pb2.UpdateConfigResponse(
             version=outcome.stored.version,
             policy_hash=outcome.stored.policy_hash,

@@ -23,6 +23,8 @@ DEFAULT_LINES: Final = 2000
 """Lines of a request that names no number; the contract's."""
 MAX_LINES: Final = 10_000
 """Lines of one answer at most: bounds its size whatever was asked."""
+MAX_ANSWER_BYTES: Final = 3 << 20
+"""Of one answer: below the 4 MiB that a gRPC client takes unless told otherwise. Older lines go."""
 MAX_BATCH_LINES: Final = 100
 """Lines kept of one pushed batch; the contract's. A supervisor sends more batches instead."""
 MAX_MESSAGE: Final = 8192
@@ -103,9 +105,9 @@ class Logs:
         wanted = LogFilter(
             since_ms=request.since_ms, sources=request.sources, min_level=request.min_level
         )
+        admitted = [line_message(line) for line in lines if wanted.admits(line)]
         return openshell_pb2.GetSandboxLogsResponse(
-            logs=[line_message(line) for line in lines if wanted.admits(line)],
-            buffer_total=len(lines),
+            logs=_newest_within(admitted, MAX_ANSWER_BYTES), buffer_total=len(lines)
         )
 
     async def PushSandboxLogs(  # noqa: N802  named as the RPC
@@ -138,6 +140,17 @@ class Logs:
         await self._store.write(write)
         if lines:
             self._bus.publish(LOGS, sandbox_id)
+
+
+def _newest_within(
+    lines: list[openshell_pb2.SandboxLogLine], limit: int
+) -> list[openshell_pb2.SandboxLogLine]:
+    """The longest tail whose encoding fits."""
+    for position in range(len(lines) - 1, -1, -1):
+        limit -= lines[position].ByteSize() + 8
+        if limit < 0:
+            return lines[position + 1 :]
+    return lines
 
 
 def _accepted(sandbox_id: str, line: openshell_pb2.SandboxLogLine) -> LogLine:

@@ -46,6 +46,7 @@ from openshell.gateway.store.model import (
     Tx,
     UniqueViolation,
 )
+from openshell.gateway.tasks import Tasks
 from openshell.gateway.workspaces import open_workspace
 from openshell.providers.env_keys import find_clash
 from openshell.providers.records import (
@@ -77,10 +78,12 @@ class Providers:
         *,
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
         new_name: Callable[[], str] = _random_name,
+        tasks: Tasks | None = None,
     ) -> None:
         self._store = store
         self._credentials = credentials
         self._bus = bus
+        self._tasks = tasks or Tasks()
         self._new_id = new_id
         self._new_name = new_name
 
@@ -181,13 +184,18 @@ class Providers:
             check_expected_version(row, expected)
             return self._apply(tx, row, change, prepared)
 
-        try:
-            row, dropped, sandbox_ids = await self._store.write(write)
-        except Exception:
-            await self._credentials.discard(prepared)
-            raise
-        await self._credentials.retired(dropped)
-        self._bus.config_changed(sandbox_ids, "providers")
+        async def run() -> Row:
+            try:
+                row, dropped, sandbox_ids = await self._store.write(write)
+            except Exception:
+                await self._credentials.discard(prepared)
+                raise
+            self._bus.config_changed(sandbox_ids, "providers")
+            await self._credentials.retired(dropped)
+            return row
+
+        # A caller that hangs up must not separate the write from what follows it.
+        row = await self._tasks.complete("update provider", run())
         return openshell_pb2.ProviderResponse(provider=redacted(row))
 
     def _apply(
