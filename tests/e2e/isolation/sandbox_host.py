@@ -8,6 +8,7 @@ caller, `namespaced` as the all-powerful user of fresh namespaces.
 import asyncio
 import base64
 import contextlib
+import errno
 import json
 import os
 import runpy
@@ -16,12 +17,14 @@ import socket
 import struct
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from openshell.supervisor.environment import ProgramRole, child_environment
+from openshell.supervisor.isolation import mounts
 from openshell.supervisor.isolation.errors import IsolationError
 from openshell.supervisor.isolation.launch import IsolatedSandbox, prepare, start
 from openshell.supervisor.isolation.model import ExposedPath, LandlockMode, Limits, SandboxSpec
+from openshell.supervisor.isolation.netlink import encode
 from openshell.supervisor.isolation.syscalls import CLONE_NAMESPACES, call, clone_process
 from openshell.supervisor.process import ProcessHost
 
@@ -49,6 +52,34 @@ def build_spec(options):
     return SandboxSpec(
         **{**defaults, **options}, exposed=tuple(exposed), limits=limits, landlock=mode
     )
+
+
+def without_overlay(*_paths):
+    raise OSError(errno.EINVAL, "no overlay")
+
+
+def without_nftables(prepared):
+    """A kernel without the rules: the batch is refused as a whole."""
+    last = prepared.network.rules[-2]
+    unknown = replace(last, body=last.body.replace(b"reject\0", b"nosuch\0"))
+    rules = (*prepared.network.rules[:-2], unknown, prepared.network.rules[-1])
+    network = replace(prepared.network, rules=rules, rules_datagram=encode(rules))
+    return replace(prepared, network=network)
+
+
+def forbid_user_namespaces():
+    """Enter a user namespace in which no other may be made."""
+    uid, gid = os.geteuid(), os.getegid()
+    call("unshare", 0x10000000)
+    for name, line in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{uid} {uid} 1"),
+        ("gid_map", f"{gid} {gid} 1"),
+    ):
+        with open(f"/proc/self/{name}", "wb", buffering=0) as file:
+            file.write(line.encode())
+    with open("/proc/sys/user/max_user_namespaces", "wb", buffering=0) as file:
+        file.write(b"0")
 
 
 def in_control_namespaces(argv):
@@ -245,16 +276,23 @@ async def serve(sandbox, workspace, abstract):
 def main():
     options = json.loads(base64.b64decode(sys.argv[1]))
     workspace = options["workspace_dir"]
+    prepared = prepare()
+    if options.pop("without_overlay", False):
+        mounts.overlay_read_only = without_overlay
+    if options.pop("without_user_namespaces", False):
+        forbid_user_namespaces()
     if options.pop("control", None):
         for line in sys.stdin:
             argv = [INSIDE_PYTHON, "-I", "-S", f"{workspace}/probes.py", *json.loads(line)]
             print(json.dumps({"stdout": in_control_namespaces(argv)}), flush=True)
         return
+    if options.pop("without_nftables", False):
+        prepared = without_nftables(prepared)
     abstract = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     abstract.bind(f"\0openshell-e2e-{os.getpid()}")
     abstract.listen(8)
     try:
-        sandbox = start(build_spec(options), prepare())
+        sandbox = start(build_spec(options), prepared)
     except IsolationError as error:
         print(json.dumps({"step": error.step, "errno": error.errno, "text": str(error)}))
         return

@@ -123,3 +123,8 @@ def test_every_phase_is_timed_and_the_whole_is_quick(sandbox: Sandbox) -> None:
 def test_every_mandatory_layer_is_enforced(sandbox: Sandbox) -> None:
     for name in ("namespaces", "network", "filesystem", "privileges", "seccomp", "rlimits"):
         assert sandbox.layers[name][0] == "enforced", sandbox.layers[name]
+
+
+def test_process_1_shows_nothing_of_the_supervisor(sandbox: Sandbox) -> None:
+    line = sandbox.run("cat", "/proc/1/cmdline", "/proc/1/comm")["stdout"]
+    assert line.replace("\0", "").split() == ["openshell-initopenshell-init"]

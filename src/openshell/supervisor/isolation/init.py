@@ -116,6 +116,7 @@ class _Setup:
             os.dup2(null, number)
         if null > 2:
             os.close(null)
+        privileges.take_name("openshell-init")
         signal.set_wakeup_fd(-1)
         for number in signal.valid_signals():
             if callable(signal.getsignal(number)):
@@ -140,7 +141,6 @@ class _Setup:
 
     def _identity(self) -> None:
         privileges.become_sandbox_user(clear_groups=self.plan.clear_groups)
-        privileges.set_process_name("openshell-init")
         os.umask(0o022)
         socket.sethostname(self.plan.spec.hostname)
         self.layers.append(Layer("namespaces", LayerStatus.ENFORCED, "seven, one mapped id"))

@@ -5,6 +5,7 @@ Each function does one thing and raises where it did not take effect; the order 
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 from openshell.supervisor.isolation.model import INNER_GID, INNER_UID
@@ -16,7 +17,7 @@ __all__ = [
     "drop_capabilities",
     "forbid_new_privileges",
     "set_dumpable",
-    "set_process_name",
+    "take_name",
 ]
 
 _SET_DEATH_SIGNAL = 1
@@ -27,6 +28,8 @@ _READ_BOUNDING, _DROP_BOUNDING = 23, 24
 _SET_NO_NEW_PRIVILEGES = 38
 _AMBIENT, _AMBIENT_CLEAR_ALL = 47, 4
 _SIGKILL = 9
+# arg_start in /proc/<pid>/stat, counted after the name; arg_end, env_start and env_end follow.
+_ARGUMENTS = 45
 _EINVAL = 22
 # The kernel has 41; the loops end at the first number it does not know.
 _MOST_CAPABILITIES = 64
@@ -51,11 +54,22 @@ def set_dumpable(*, dumpable: bool) -> None:
     prctl(_SET_DUMPABLE, int(dumpable))
 
 
-def set_process_name(name: str) -> None:
-    from ctypes import addressof, create_string_buffer  # noqa: PLC0415 - used once per process
+def take_name(name: str) -> None:
+    """Rename this process and wipe the supervisor's command line and environment from it.
 
-    buffer = create_string_buffer(name.encode()[:15] + b"\0")
-    prctl(_SET_NAME, addressof(buffer))
+    The command line of every process can be read inside, and would show paths of the host.
+    """
+    text = name.encode()[:15] + b"\0"
+    buffer = ctypes.create_string_buffer(text)
+    prctl(_SET_NAME, ctypes.addressof(buffer))
+    with open("/proc/self/stat", "rb", buffering=0) as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end, environment, environment_end = map(int, fields[_ARGUMENTS : _ARGUMENTS + 4])
+    if start and end - start >= len(text):
+        ctypes.memset(start, 0, end - start)
+        ctypes.memmove(start, text, len(text))
+    if environment and environment_end > environment:
+        ctypes.memset(environment, 0, environment_end - environment)
 
 
 def become_sandbox_user(*, clear_groups: bool) -> None:
