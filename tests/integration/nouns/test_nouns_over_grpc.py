@@ -48,12 +48,11 @@ async def doors(gateway, tmp_path):
             if hasattr(openshell_pb2_grpc.OpenShellServicer, name) and not name.startswith("_"):
                 setattr(servicer, name, getattr(part, name))
     servers = [
-        new_server(
-            [AuthInterceptor(table, auth, listener), ErrorInterceptor()],
-            lambda server: openshell_pb2_grpc.add_OpenShellServicer_to_server(servicer, server),
-        )
+        new_server([AuthInterceptor(table, auth, listener), ErrorInterceptor()])
         for listener in (Listener.USERS, Listener.SUPERVISORS)
     ]
+    for server in servers:
+        openshell_pb2_grpc.add_OpenShellServicer_to_server(servicer, server)
     port = bind_tcp(servers[0], "127.0.0.1", 0, None)
     path = str(tmp_path / "s.sock")
     bind_unix(servers[1], path)
