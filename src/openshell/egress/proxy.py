@@ -118,6 +118,8 @@ class EgressProxy:
         )
         self._connections: set[ClientConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        # Counted from the moment of accepting, before there is a connection object.
+        self._open = 0
         self._room = asyncio.Event()
         self._room.set()
         self._reported: dict[str, float] = {}
@@ -153,17 +155,25 @@ class EgressProxy:
 
     def _accept(self, listener: socket.socket, *, is_captured: bool) -> None:
         def handle(accepted: socket.socket) -> None:
+            self._open += 1
             self._spawn(self._serve(accepted, is_captured=is_captured), "client connection")
 
         loop = AcceptLoop(listener, handle, self._has_room, self._log)
         self._spawn(loop.run(), "accept connections")
 
     async def _has_room(self) -> None:
-        if len(self._connections) >= self._limits.max_connections:
+        while self._open >= self._limits.max_connections:
             self._room.clear()
             await self._room.wait()
 
     async def _serve(self, accepted: socket.socket, *, is_captured: bool) -> None:
+        try:
+            await self._serve_one(accepted, is_captured=is_captured)
+        finally:
+            self._open -= 1
+            self._room.set()
+
+    async def _serve_one(self, accepted: socket.socket, *, is_captured: bool) -> None:
         try:
             peers = Peers(_address(accepted.getpeername()), _address(accepted.getsockname()))
             stream = await open_stream(accepted)
@@ -190,7 +200,6 @@ class EgressProxy:
         finally:
             connection.stream.close()
             self._connections.discard(connection)
-            self._room.set()
 
     async def _sweep(self) -> None:
         while True:
