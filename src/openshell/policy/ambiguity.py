@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import chain, combinations, product
+from typing import Final
 
 from openshell.policy.findings import Finding, Severity
 from openshell.policy.globs import GlobError, TextMatcher
@@ -19,6 +20,9 @@ from openshell.policy.model import Endpoint, SandboxPolicy
 from openshell.policy.overlap import Budget, hosts_overlap, paths_overlap
 
 __all__ = ["check_ambiguity"]
+
+# A person mends a few and asks again.
+_MAX_CONFLICTS: Final = 50
 
 _Fields = tuple[tuple[str, str], ...]
 
@@ -38,6 +42,11 @@ class _Entry:
     is_inspected: bool
 
     @property
+    def treatment(self) -> tuple[object, ...]:
+        """Two entries that agree on this cannot contradict each other."""
+        return (self.connection, self.request, self.endpoint.advisor_proposed)
+
+    @property
     def selector(self) -> str:
         ports = ",".join(map(str, sorted(self.ports)))
         return f"{self.endpoint.host or '<any-host>'}:{ports}{self.endpoint.path}"
@@ -48,10 +57,14 @@ def check_ambiguity(policy: SandboxPolicy) -> tuple[Finding, ...]:
     budget = Budget()
     for first, second in _pairs(_entries(policy), budget):
         budget.spend(1)
+        if first.treatment == second.treatment and not budget.is_spent:
+            continue
         shared = first.ports & second.ports
         conflicts = list(_conflicts(first, second, budget)) if shared else ()
-        if budget.is_spent:
-            message = "too many endpoints with overlapping hosts or paths to compare; merge some"
+        if budget.is_spent or len(findings) == _MAX_CONFLICTS:
+            message = (
+                "too many overlapping endpoints to compare them all; merge or correct some first"
+            )
             findings.append(_finding("network_policies", message))
             break
         if conflicts:
@@ -131,12 +144,10 @@ def _pairs(entries: list[_Entry], budget: Budget) -> Iterator[tuple[_Entry, _Ent
     wide = [host for host in groups if not host or is_wildcard_host(host)]
     for position, host in enumerate(wide):
         matcher = _host_matcher(host)
-        meeting = [name for name in names if matcher(name)]
         budget.spend(len(names))
-        meeting += [o for o in wide[position + 1 :] if hosts_overlap(host, o, budget)]
-        if budget.is_spent:
-            meeting = names[:1]
-        for other in meeting:
+        near = (name for name in names if matcher(name))
+        wider = (o for o in wide[position + 1 :] if hosts_overlap(host, o, budget))
+        for other in chain(near, wider):
             for one, two in product(groups[host], groups[other]):
                 ordered = (one.rule, one.index) < (two.rule, two.index)
                 yield (one, two) if ordered else (two, one)
