@@ -102,6 +102,15 @@ async def test_reports_are_repeatable_and_late_ones_change_nothing(gateway):
     assert await history(gateway) == [(2, LOADED), (1, SUPERSEDED)]
 
 
+async def test_the_running_revision_is_superseded_when_its_successor_loads(gateway):
+    box = await gateway.sandbox(policy=OPEN)
+    await gateway.set_policy(box, FULL)
+    await gateway.report(box, 1, LOADED)
+    assert await history(gateway) == [(2, PENDING), (1, LOADED)]
+    await gateway.report(box, 2, LOADED)
+    assert await history(gateway) == [(2, LOADED), (1, SUPERSEDED)]
+
+
 @pytest.mark.parametrize(
     ("version", "status", "code"),
     [

@@ -7,6 +7,7 @@ import pytest
 
 from openshell._proto import datamodel_pb2, openshell_pb2
 from openshell.gateway.errors import ApiError, Code, error_to_status
+from openshell.gateway.events import CONFIG
 from openshell.gateway.records import Kind
 from openshell.gateway.services.provider_records import REDACTED
 from support.policies import BOUND, OPEN
@@ -211,6 +212,13 @@ async def test_an_attach_is_refused(gateway, provider, expected, phase, code):
     assert not gateway.changes
 
 
+async def test_an_attach_looks_for_the_provider_before_the_sandbox(gateway):
+    request = openshell_pb2.AttachSandboxProviderRequest(sandbox_name="no", provider_name="work")
+    assert (await refused(gateway.AttachSandboxProvider(request))).code is Code.FAILED_PRECONDITION
+    await gateway.provider()
+    assert (await refused(gateway.AttachSandboxProvider(request))).code is Code.NOT_FOUND
+
+
 async def test_one_key_has_one_owner_on_attach_create_and_update(gateway):
     await gateway.provider("a", {"K": "1"})
     await gateway.provider("b", {"K": "2"})
@@ -327,3 +335,28 @@ async def test_unconditional_updates_all_happen(gateways):
     assert len(answer.provider.credentials) == 11
     assert answer.provider.metadata.resource_version == 11
     assert len(await credential_rows(gateways[0])) == 11
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+async def test_a_create_racing_a_delete_never_attaches_nobody(gateways, race, round_):
+    one, two = gateways
+    await one.provider()
+    calls = [one.sandbox(providers=["work"]), two.DeleteProvider(delete())]
+    results = await race(*(calls if round_ % 2 else reversed(calls)))
+    losers = [result for result in results if isinstance(result, Exception)]
+    assert [code_of(loser) for loser in losers] == [Code.FAILED_PRECONDITION]
+
+
+async def test_a_caller_that_hangs_up_does_not_keep_the_news_from_the_sandbox(gateway):
+    await gateway.provider()
+    box = await gateway.sandbox()
+    told = asyncio.Event()
+    gateway.bus.listen(CONFIG, lambda _key, _reason: told.set())
+    calling = asyncio.create_task(gateway.attach(box, "work"))
+    await asyncio.sleep(0)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    async with asyncio.timeout(10):
+        await told.wait()
+    assert list((await gateway.reload(box)).spec.providers) == ["work"]
