@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["format_line", "logs"]
 
 _SINCE = re.compile(r"([0-9]{1,9})([smhd])")
+_WHOLE_EVENT = "ocsf"
 _UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -91,8 +92,12 @@ def _since(text: str) -> int:
 
 
 def format_line(line: openshell_pb2.SandboxLogLine) -> str:
-    """`[sec.ms] [source ] [LEVEL] [target] message k=v ...`, safe to print."""
-    fields = "".join(f" {key}={line.fields[key]}" for key in sorted(line.fields))
+    """`[sec.ms] [source ] [LEVEL] [target] message k=v ...`, safe to print.
+
+    The whole event in its JSON form is left to `-o json`: the message already says it in one line.
+    """
+    shown = sorted(key for key in line.fields if key != _WHOLE_EVENT)
+    fields = "".join(f" {key}={line.fields[key]}" for key in shown)
     return printable(
         f"[{line.timestamp_ms // 1000}.{line.timestamp_ms % 1000:03d}] "
         f"[{line.source or 'gateway':<7}] [{line.level:<5}] [{line.target}] {line.message}{fields}"
