@@ -52,6 +52,7 @@ class FakeGateway(openshell_pb2_grpc.OpenShellServicer):
         self._ready: dict[str, asyncio.Event] = {}
         self._relays: dict[str, asyncio.Future[Any]] = {}
         self._ended: dict[str, asyncio.Event] = {}
+        self._writing = asyncio.Lock()
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -74,10 +75,11 @@ class FakeGateway(openshell_pb2_grpc.OpenShellServicer):
             await self._ready.setdefault(sandbox_id, asyncio.Event()).wait()
 
     async def push(self, sandbox_id: str, reason: str = "policy") -> None:
-        await self._sessions[sandbox_id].write(
+        await self._send(
+            sandbox_id,
             openshell_pb2.GatewayMessage(
                 config_changed=openshell_ext_pb2.ConfigChanged(reason=reason)
-            )
+            ),
         )
 
     async def relay(self, sandbox_id: str, **target: Any) -> FakeRelay:
@@ -86,10 +88,11 @@ class FakeGateway(openshell_pb2_grpc.OpenShellServicer):
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._relays[channel_id] = future
         self._ended[channel_id] = asyncio.Event()
-        await self._sessions[sandbox_id].write(
+        await self._send(
+            sandbox_id,
             openshell_pb2.GatewayMessage(
                 relay_open=openshell_pb2.RelayOpen(channel_id=channel_id, **target)
-            )
+            ),
         )
         async with asyncio.timeout(10):
             return FakeRelay(await future, self._ended[channel_id])
@@ -104,6 +107,10 @@ class FakeGateway(openshell_pb2_grpc.OpenShellServicer):
             await relay.send(stdin=stdin)
             await relay.send(stdin_eof=True)
         return await relay.collect()
+
+    async def _send(self, sandbox_id: str, message: openshell_pb2.GatewayMessage) -> None:
+        async with self._writing:
+            await self._sessions[sandbox_id].write(message)
 
     # -- what a supervisor calls
 

@@ -9,15 +9,17 @@ import contextlib
 import signal
 
 from openshell.supervisor.output import STDERR, STDOUT, Exit, OutputLog
-from openshell.supervisor.process import ByteReader, ExitRecord, Process, SandboxGone
+from openshell.supervisor.process import ByteReader, Process, SandboxGone
 from openshell.supervisor.tasks import Tasks
 
 __all__ = ["CHUNK", "Execution", "InputRefused"]
 
 # Largest piece of output in one frame: the contract's bound.
 CHUNK = 64 << 10
-# After the exit, for output that is still on its way; a background child may keep a pipe open.
+# After the exit, for output that is still on its way: a background child may keep a pipe open, so
+# silence of this length ends the wait, and so does more than a pipe can have held at the exit.
 _DRAIN_SECONDS = 0.5
+_DRAIN_BYTES = 2 << 20
 # Pieces of input that may wait for a program that does not read.
 _MAX_INPUT = 64
 # What a terminal takes for the end of input.
@@ -43,11 +45,14 @@ class Execution:
         timeout: float = 0,
     ) -> None:
         self.process = process
-        self.log = OutputLog(limit)
+        self.log = OutputLog(limit, drops=not waits_for_reader)
         self._terminal = terminal
         self._waits = waits_for_reader
         self._input: asyncio.Queue[bytes | None] = asyncio.Queue(_MAX_INPUT)
         self._input_closed = False
+        self._read_bytes = 0
+        # Pumps that wait for the reader of the log.
+        self._blocked = 0
         self._pumps = [
             tasks.start(self._pump(stream, reader), f"{name} output")
             for stream, reader in ((STDOUT, process.stdout), (STDERR, process.stderr))
@@ -100,8 +105,13 @@ class Execution:
 
     async def _pump(self, stream: int, reader: ByteReader) -> None:
         while data := await reader.read(CHUNK):
+            self._read_bytes += len(data)
             if self._waits:
-                await self.log.wait_for_room()
+                self._blocked += 1
+                try:
+                    await self.log.wait_for_room()
+                finally:
+                    self._blocked -= 1
             self.log.append(stream, data)
 
     async def _feed(self) -> None:
@@ -132,8 +142,8 @@ class Execution:
                 timed_out = True
                 await self.kill()
                 record = await self.process.wait()
-            if self._pumps:
-                await asyncio.wait(self._pumps, timeout=self._drain_time(record))
+            if self.pid:
+                await self._drain()
             self.log.finish(
                 Exit(
                     124 if timed_out else record.exit_code,
@@ -148,6 +158,12 @@ class Execution:
                 task.cancel()
             self.process.close()
 
-    def _drain_time(self, record: ExitRecord) -> float:
-        """A program that never ran has no output to wait for."""
-        return 0.0 if record.error_code and self.pid == 0 else _DRAIN_SECONDS
+    async def _drain(self) -> None:
+        """Take what the program had written when it ended, however slow its reader is."""
+        at_exit = self._read_bytes
+        pending: set[asyncio.Task[None]] = set(self._pumps)
+        while pending and self._read_bytes - at_exit <= _DRAIN_BYTES:
+            before = self._read_bytes
+            _, pending = await asyncio.wait(pending, timeout=_DRAIN_SECONDS)
+            if pending and self._read_bytes == before and not self._blocked:
+                return

@@ -36,8 +36,10 @@ class _Chunk:
 class OutputLog:
     """Chunks in the order of their reading."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, drops: bool) -> None:
         self._limit = limit
+        # False: whoever appends waits for room first, and nothing is ever dropped.
+        self._drops = drops
         self._chunks: deque[_Chunk] = deque()
         # Number of the first chunk that is still here.
         self._first = 0
@@ -56,10 +58,10 @@ class OutputLog:
         return self._dropped_bytes
 
     def append(self, stream: int, data: bytes) -> None:
-        """Add output; the oldest gives way when the bound is passed."""
+        """Add output; where it is dropped, the oldest gives way when the bound is passed."""
         self._chunks.append(_Chunk(stream, data))
         self._size += len(data)
-        while self._size > self._limit and len(self._chunks) > 1:
+        while self._drops and self._size > self._limit and len(self._chunks) > 1:
             oldest = self._chunks.popleft()
             self._first += 1
             self._size -= len(oldest.data)

@@ -43,6 +43,8 @@ __all__ = ["Supervisor"]
 
 # After the main process ended: how long its output waits for a client that has not come yet.
 _LINGER_SECONDS = 30.0
+# The same when the whole sandbox was killed: only for clients that are attached already.
+_GONE_SECONDS = 0.5
 # After the last client got everything, for its stream to close in order.
 _LEAVE_SECONDS = 0.1
 # For the last log lines and the exit report of a sandbox that is being stopped.
@@ -186,7 +188,8 @@ class Supervisor:
             )
             return code
         await report
-        leaving = self._tasks.start(self._main.wait_delivered(_LINGER_SECONDS), "last output")
+        patience = _GONE_SECONDS if self._host.gone.is_set() else _LINGER_SECONDS
+        leaving = self._tasks.start(self._main.wait_delivered(patience), "last output")
         stopping = self._tasks.start(self._wait_stopping(), "stop")
         await asyncio.wait({leaving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.sleep(_LEAVE_SECONDS)

@@ -439,6 +439,9 @@ class LocalDriver:
         if record is None:
             return "" if known.stopped or known.failure else name
         pidfd = open_process(record, self._boot)
+        if pidfd is not None and processes.has_ended(pidfd):
+            os.close(pidfd)
+            pidfd = None
         if pidfd is not None:
             self._watch_process(known, record.pid, pidfd)
         elif not known.stopped:
