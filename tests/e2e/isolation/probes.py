@@ -493,6 +493,14 @@ def fork_bomb():
             os.waitpid(pid, 0)
 
 
+def allocate(mebibytes):
+    try:
+        block = bytearray(int(mebibytes) << 20)
+        block[::4096] = b"x" * len(block[::4096])
+    except MemoryError:
+        return "MemoryError"
+
+
 def send_udp(address):
     host, port = address.rsplit("|", 1)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -301,6 +301,7 @@ def main():
         "init_pid": sandbox.init_pid,
         "layers": [(layer.name, layer.status, layer.detail) for layer in sandbox.layers],
         "phases": [(p.name, p.started_ns, p.ended_ns) for p in sandbox.phases],
+        "cgroups": sandbox.cgroups.paths,
         "listeners": sorted(sandbox.listeners),
     }
     print(json.dumps(greeting), flush=True)

@@ -15,8 +15,15 @@ from dataclasses import dataclass
 
 from openshell.supervisor.isolation.model import Layer, LayerStatus, Limits
 
-__all__ = ["Cgroups", "Hierarchies", "find_hierarchies", "group_name", "plan_cgroups"]
+__all__ = [
+    "Cgroups",
+    "Hierarchies",
+    "find_hierarchies",
+    "group_name",
+    "plan_cgroups",
+]
 
+_PREFIX = "openshell-"
 _CPU_PERIOD_US = 100_000
 # Processes are bounded by the rlimit of the user namespace; a v1 group would add nothing but the
 # wait of the first join.
@@ -34,7 +41,7 @@ class Hierarchies:
 
 
 def group_name(sandbox_id: str) -> str:
-    return f"openshell-{sandbox_id}"
+    return f"{_PREFIX}{sandbox_id}"
 
 
 def find_hierarchies(mounts: str, own: str) -> Hierarchies:

@@ -39,6 +39,18 @@ __all__ = ["InitPlan", "run"]
 _BUILD_ROOT = "/tmp"
 _LAST_DESCRIPTOR = 0xFFFF_FFFF
 
+# Signals for which a supervisor or zygote may have a handler.
+_HANDLED = (
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGCHLD,
+    signal.SIGWINCH,
+)
+
 _PROC_NULLED = ("kcore", "keys", "timer_list", "sysrq-trigger", "latency_stats", "sched_debug")
 _PROC_HIDDEN = ("acpi", "scsi")
 _PROC_READ_ONLY = ("sys", "irq", "bus", "fs")
@@ -118,12 +130,10 @@ class _Setup:
             os.close(null)
         privileges.take_name("openshell-init")
         signal.set_wakeup_fd(-1)
-        for number in signal.valid_signals():
-            if callable(signal.getsignal(number)):
-                signal.signal(number, signal.SIG_DFL)
         # Process 1 is safe from every signal without a handler; SIGINT had Python's.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in _HANDLED:
+            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGCHLD})
         os.setsid()
         # Before the first message is awaited: its end of file then proves a dead supervisor that
@@ -174,6 +184,8 @@ class _Setup:
                 mounts.bind(f"{proc}/{name}", f"{proc}/{name}", read_only=True)
         try:
             mounts.file_system("sysfs", f"{_BUILD_ROOT}/sys", read_only=True)
+            if os.path.isdir(f"{_BUILD_ROOT}/sys/firmware"):
+                mounts.tmpfs(f"{_BUILD_ROOT}/sys/firmware", size=4096, mode=0o555, read_only=True)
         except OSError as error:
             detail = f"/sys is left out: {error.strerror}"
             self.layers.append(Layer("sysfs", LayerStatus.PARTLY, detail))

@@ -12,12 +12,21 @@ from openshell.supervisor.isolation.model import Layer, LayerStatus, Limits
 
 __all__ = ["apply_limits"]
 
+# Process 1 is a copy of a supervisor with all its modules and lives under the same bound: it must
+# still be able to start programs.
+_HEADROOM_BYTES = 16 << 20
+
 
 def _lower(kind: int, value: int) -> None:
     _soft, hard = resource.getrlimit(kind)
     if hard != resource.RLIM_INFINITY:
         value = min(value, hard)
     resource.setrlimit(kind, (value, value))
+
+
+def _own_data_bytes() -> int:
+    with open("/proc/self/statm", "rb", buffering=0) as file:
+        return int(file.read().split()[5]) * resource.getpagesize()
 
 
 def apply_limits(limits: Limits, *, memory_in_cgroup: bool) -> list[Layer]:
@@ -27,8 +36,8 @@ def apply_limits(limits: Limits, *, memory_in_cgroup: bool) -> list[Layer]:
     _lower(resource.RLIMIT_NPROC, limits.pids + 1)
     layers = [Layer("rlimits", LayerStatus.ENFORCED, f"no core files, {limits.pids} processes")]
     if limits.memory_bytes is not None and not memory_in_cgroup:
-        _lower(resource.RLIMIT_DATA, limits.memory_bytes)
-        layers.append(
-            Layer("memory", LayerStatus.PARTLY, "per process only: no memory cgroup may be made")
-        )
+        bound = max(limits.memory_bytes, _own_data_bytes() + _HEADROOM_BYTES)
+        _lower(resource.RLIMIT_DATA, bound)
+        detail = f"{bound} bytes for each process: no memory cgroup may be made here"
+        layers.append(Layer("memory", LayerStatus.PARTLY, detail))
     return layers
