@@ -185,10 +185,19 @@ def test_what_looks_like_a_credential_is_masked(home, path, text, masked):
 def test_a_new_credential_is_found_by_a_second_search(home):
     home.program("tool/bin/x")
     (home.root / "tool/lib").mkdir()
-    finder = CredentialFinder()
-    assert finder.find(str(home.root / "tool")) == ()
+    now = 0.0
+    finder = CredentialFinder(lambda: now)
+    path = str(home.root / "tool")
+    assert finder.find(path) == ()
+    assert not finder.is_due(path)
     name = home.file("tool/lib/.netrc")
-    assert finder.find(str(home.root / "tool")) == (name,)
+    assert finder.find(path) == (), "fresh enough to be used without a look"
+    now = 5.0
+    assert finder.is_due(path)
+    assert finder.refresh(path) == (name,)
+    os.unlink(name)
+    now = 100.0
+    assert finder.find(path) == ()
 
 
 def test_a_directory_too_large_to_check_is_not_exposed(home, monkeypatch):

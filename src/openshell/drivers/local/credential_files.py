@@ -6,10 +6,17 @@ either public or private keys. A directory that cannot be searched to its end is
 The answer is kept per directory and reused while no directory below has changed: a new name changes
 the directory's modification time. A file that gets a key written into it later keeps its name, so
 the names alone decide there; contents are read again when the directory changes.
+
+Even that check costs tens of milliseconds for a large tree, so a fresh answer is used without it and
+checked afterwards (`is_due`, `refresh`). What is created in that minute is as visible as what is
+created after the sandbox has started: the answer is about the moment of asking, and no guarantee
+about the time after it.
 """
 
 import os
 import stat
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = ["CredentialFinder", "TooManyFiles"]
@@ -70,6 +77,11 @@ _DIRECTORY_NAMES = frozenset(
 )
 _KEY_SUFFIXES = (".pem", ".key", ".p8", ".ppk")
 _CONTAINER_SUFFIXES = (".p12", ".pfx", ".jks", ".keystore", ".kdbx")
+# Compiled code: nothing but the interpreter writes there.
+_SKIPPED = "__pycache__"
+# How long an answer is used without a look, and how old it gets before one is due.
+_USED_SECONDS = 60.0
+_DUE_SECONDS = 2.0
 _PRIVATE = (b"PRIVATE KEY-----", b"PuTTY-User-Key-File")
 
 
@@ -85,19 +97,36 @@ class _Searched:
 
 
 class CredentialFinder:
-    """Searches directories and remembers what it found."""
+    """Searches directories and remembers what it found. Called from threads, one at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._known: dict[str, _Searched] = {}
+        self._checked: dict[str, float] = {}
+        self._clock = clock
 
     def find(self, path: str) -> tuple[str, ...]:
         """Every file and directory at or below the path that looks like a credential."""
         known = self._known.get(path)
-        if known is not None and all(_modified(name) == time for name, time in known.times):
+        if known is not None and self._age(path) < _USED_SECONDS:
             return known.found
-        searched = _search(path)
-        self._known[path] = searched
-        return searched.found
+        return self.refresh(path)
+
+    def is_due(self, path: str) -> bool:
+        """Whether the answer should be checked when there is time."""
+        return self._age(path) >= _DUE_SECONDS
+
+    def refresh(self, path: str) -> tuple[str, ...]:
+        """Check the answer, or search again."""
+        now = self._clock()
+        known = self._known.get(path)
+        if known is None or any(_modified(name) != changed for name, changed in known.times):
+            self._known.pop(path, None)
+            known = self._known[path] = _search(path)
+        self._checked[path] = now
+        return known.found
+
+    def _age(self, path: str) -> float:
+        return self._clock() - self._checked.get(path, float("-inf"))
 
 
 def _modified(path: str) -> int:
@@ -131,7 +160,7 @@ def _search(path: str) -> _Searched:
                 if entry.is_dir(follow_symlinks=False):
                     if entry.name in _DIRECTORY_NAMES:
                         found.append(entry.path)
-                    else:
+                    elif entry.name != _SKIPPED:
                         pending.append(entry.path)
                 elif _is_credential(entry.path, entry.name):
                     found.append(entry.path)

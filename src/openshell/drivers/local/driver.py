@@ -34,7 +34,7 @@ from openshell.drivers.base import (
 )
 from openshell.drivers.launch import Exposure, LaunchPlan, PlanError, decode_plan, encode_plan
 from openshell.drivers.local import processes, request
-from openshell.drivers.local.credential_files import CredentialFinder
+from openshell.drivers.local.credential_files import CredentialFinder, TooManyFiles
 from openshell.drivers.local.known import KnownSandbox
 from openshell.drivers.local.lock import StateLock
 from openshell.drivers.local.observe import Backend
@@ -64,6 +64,8 @@ _STOP_SECONDS = 10.0
 # Above every range that login users, their subordinate ids and dynamic services are given.
 _FIRST_HOST_ID = 0x7000_0000
 _HOST_IDS = 1 << 24
+# A start takes a tenth of this.
+_REFRESH_SECONDS = 1.0
 # The zygote says the exit code right after the pidfd says the end.
 _EXIT_CODE_SECONDS = 0.25
 
@@ -108,6 +110,7 @@ class LocalDriver:
         self._sandboxes: dict[str, KnownSandbox] = {}
         self._watchers = Watchers()
         self._finder = CredentialFinder()
+        self._exposing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._boot = ""
 
@@ -312,9 +315,13 @@ class LocalDriver:
         if not config.tool_dirs and not config.host_paths:
             return Exposure()
         homes = _homes(self._environment)
-        exposure = await asyncio.to_thread(
-            expose, config.tool_dirs, config.host_paths, homes, self._finder
-        )
+        async with self._exposing:
+            exposure = await asyncio.to_thread(
+                expose, config.tool_dirs, config.host_paths, homes, self._finder
+            )
+        due = [path for path in exposure.paths if self._finder.is_due(path)]
+        if due:
+            self._spawn(self._refresh(due), "credential files")
         refused = dict(exposure.skipped)
         for path in config.host_paths:
             # Asked for by name: leaving it out would be a surprise. PATH directories are offers.
@@ -325,6 +332,16 @@ class LocalDriver:
                     f"{path} cannot be made visible in the sandbox: {reason}",
                 )
         return exposure
+
+    async def _refresh(self, paths: Collection[str]) -> None:
+        """Look for credential files again, for the sandboxes that come next."""
+        # Not while the sandbox that asked is starting: it needs the processors more.
+        await asyncio.sleep(_REFRESH_SECONDS)
+        async with self._exposing:
+            for path in paths:
+                # Found again, with the same sentence, by whoever needs it.
+                with contextlib.suppress(TooManyFiles):
+                    await asyncio.to_thread(self._finder.refresh, path)
 
     def _begin_again(
         self, known: KnownSandbox, token: str | None, initial_config: bytes | None
