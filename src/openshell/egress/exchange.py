@@ -13,26 +13,25 @@ from contextlib import suppress
 from typing import Final
 
 from openshell.egress.connection import ClientConnection, Services
-from openshell.egress.credentials import CredentialRefused, MarkerScanner
+from openshell.egress.credentials import CredentialRefused
 from openshell.egress.denials import Denial, bare
 from openshell.egress.http1 import (
-    RESPONSE_HEAD_LIMIT,
-    BodyDecoder,
-    BodyPart,
     BodyRejected,
     HeadRejected,
     RequestHead,
-    ResponseHead,
-    ResponseHeadReader,
-    UntilClose,
-    end_to_end,
     render_request_head,
-    render_response_head,
 )
 from openshell.egress.judging import Judged, Refused, Route, judge
 from openshell.egress.link import Link
 from openshell.egress.refusing import refuse_request
-from openshell.egress.stream import RESET, Stream
+from openshell.egress.stream import Stream
+from openshell.egress.transfer import (
+    BadAnswer,
+    MarkerInBody,
+    NoAnswer,
+    RequestBody,
+    Response,
+)
 from openshell.egress.upstream import UpstreamFailed, UpstreamKey
 from openshell.ocsf import HostPort, Refusal, Severity
 from openshell.policy.decide import RequestAudited
@@ -41,19 +40,6 @@ __all__ = ["Exchanges"]
 
 # Methods that may be sent again when a kept connection turns out to be closed (RFC 9110 9.2.2).
 _REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
-_CLOSE: Final = (b"Connection", b"close")
-
-
-class _NoAnswer(Exception):
-    """The upstream closed before the first byte of a response."""
-
-
-class _BadAnswer(Exception):
-    """The upstream sent something that is no response we accept."""
-
-
-class _MarkerInBody(Exception):
-    """A credential placeholder stands in the body, where nothing replaces it."""
 
 
 class Exchanges:
@@ -87,12 +73,12 @@ class Exchanges:
         outcome = self._judge(head)
         if isinstance(outcome, Refused):
             return await self._refuse(outcome, head)
-        body = _RequestBody(head, outcome.scan_body)
+        body = RequestBody(head, outcome.scan_body)
         try:
             body.begin(connection.stream)
         except BodyRejected as rejected:
             return await self._broken_body(outcome, head, rejected)
-        except _MarkerInBody:
+        except MarkerInBody:
             return await self._marker(outcome, head, answer=True)
         for attempt in (1, 2):
             try:
@@ -105,7 +91,7 @@ class Exchanges:
                     return await self._refuse(outcome, head)
             if attempt == 1:
                 self._record(outcome)
-            connection.judged = outcome
+            connection.admitted, connection.judged = outcome.route.admitted, outcome
             may_repeat = (
                 attempt == 1
                 and self._link.may_be_stale
@@ -114,7 +100,7 @@ class Exchanges:
             )
             try:
                 return await self._exchange(outcome, head, body, upstream)
-            except _NoAnswer:
+            except NoAnswer:
                 self._link.drop()
                 if may_repeat and not connection.stream.lost:
                     continue
@@ -131,8 +117,6 @@ class Exchanges:
             now_ms=services.now_ms(),
         )
         self.route = outcome.route
-        if isinstance(outcome, Judged):
-            self._connection.admitted = outcome.route.admitted
         return outcome
 
     async def _upstream(self, *, fresh: bool) -> Stream:
@@ -151,7 +135,7 @@ class Exchanges:
         return await self._link.open(fresh=fresh)
 
     async def _exchange(
-        self, judged: Judged, head: RequestHead, body: "_RequestBody", upstream: Stream
+        self, judged: Judged, head: RequestHead, body: RequestBody, upstream: Stream
     ) -> bool:
         connection = self._connection
         client = connection.stream
@@ -162,13 +146,13 @@ class Exchanges:
         pump: asyncio.Task[None] | None = None
         if not body.done:
             pump = asyncio.create_task(self._pump(body, upstream), name="request body")
-        answer = _Response(connection, head, self._services)
+        answer = Response(connection, head, self._services)
         keep = False
         try:
             keep = await answer.relay(client, upstream)
         except ConnectionError:
             return await self._broken(judged, head, answer, pump)
-        except (HeadRejected, BodyRejected, _BadAnswer) as rejected:
+        except (HeadRejected, BodyRejected, BadAnswer) as rejected:
             reason = getattr(rejected, "reason", None) or str(rejected)
             if answer.has_begun:
                 self._fail(judged, f"the upstream broke its response: {reason}")
@@ -192,7 +176,7 @@ class Exchanges:
             return False
         return True
 
-    async def _pump(self, body: "_RequestBody", upstream: Stream) -> None:
+    async def _pump(self, body: RequestBody, upstream: Stream) -> None:
         """Send the rest of the request body; a failure ends the upstream connection."""
         connection = self._connection
         seconds = self._services.limits.body_idle_seconds
@@ -205,7 +189,7 @@ class Exchanges:
                     await upstream.drain()
                 connection.progress = self._services.clock()
             connection.deadline = None
-        except (BodyRejected, _MarkerInBody, ConnectionError):
+        except (BodyRejected, MarkerInBody, ConnectionError):
             upstream.abort("the request body ended badly")
             raise
 
@@ -215,16 +199,16 @@ class Exchanges:
         self,
         judged: Judged,
         head: RequestHead,
-        answer: "_Response",
+        answer: Response,
         pump: asyncio.Task[None] | None,
     ) -> bool:
         """Sort out whose fault a lost connection was."""
         self._link.drop()
         error = None
-        if pump is not None:
-            await asyncio.wait([pump])
-            error = pump.exception() if not pump.cancelled() else None
-        if isinstance(error, _MarkerInBody):
+        # A body that failed has ended the upstream connection itself, just before this.
+        if pump is not None and pump.done() and not pump.cancelled():
+            error = pump.exception()
+        if isinstance(error, MarkerInBody):
             return await self._marker(judged, head, answer=not answer.has_begun)
         if isinstance(error, BodyRejected) and not answer.has_begun:
             return await self._broken_body(judged, head, error)
@@ -313,7 +297,7 @@ class Exchanges:
             word, detail = "audit", decision.reason
         else:
             word = "allow"
-        if judged.route.admitted.decision.l7_configs:
+        if judged.route.configs:
             engine = "l7"
             message = f"L7_REQUEST {word} {where.method} {where.host}:{where.port}{where.path}"
             if detail:
@@ -329,135 +313,3 @@ class Exchanges:
             message=message,
             detail=detail,
         )
-
-
-class _RequestBody:
-    """The request body on its way: framing followed, markers watched for, nothing kept."""
-
-    __slots__ = ("_decoder", "_scanner", "early")
-
-    def __init__(self, head: RequestHead, scan: bool) -> None:
-        self._decoder = BodyDecoder(head.framing)
-        self._scanner = MarkerScanner() if scan and not self._decoder.done else None
-        # What arrived together with the head; kept until the head has gone out.
-        self.early: tuple[bytes | memoryview, ...] = ()
-
-    @property
-    def done(self) -> bool:
-        return self._decoder.done
-
-    def begin(self, client: Stream) -> None:
-        """Take the part of the body that came with the head."""
-        if not self._decoder.done:
-            arrived = client.take()
-            if arrived:
-                self.early = self._feed(arrived, client).wire
-
-    def take(self, data: bytes, client: Stream) -> tuple[bytes | memoryview, ...]:
-        """Take what came later; nothing is the end of the client's direction."""
-        if not data:
-            self._decoder.end_of_stream()
-            return ()
-        return self._feed(data, client).wire
-
-    def _feed(self, data: bytes, client: Stream) -> BodyPart:
-        part = self._decoder.feed(data)
-        if self._scanner is not None:
-            for piece in part.data:
-                if self._scanner.feed(piece):
-                    raise _MarkerInBody
-        if part.done:
-            client.unread(self._decoder.leftover)
-        return part
-
-
-class _Response:
-    """The response on its way back."""
-
-    __slots__ = (
-        "_connection",
-        "_request",
-        "_services",
-        "has_begun",
-        "status",
-        "upstream_reusable",
-    )
-
-    def __init__(
-        self, connection: ClientConnection, request: RequestHead, services: Services
-    ) -> None:
-        self._connection = connection
-        self._request = request
-        self._services = services
-        self.has_begun = False
-        self.status = 0
-        self.upstream_reusable = False
-
-    async def relay(self, client: Stream, upstream: Stream) -> bool:
-        """Relay the response; say whether the client connection stays open after it."""
-        head, rest = await self._head(client, upstream)
-        if head.status == 101:
-            raise _BadAnswer("it switched protocols without being asked")
-        self.status = head.status
-        until_close = isinstance(head.framing, UntilClose)
-        keep = (
-            not until_close
-            and head.version == b"HTTP/1.1"
-            and self._request.version == b"HTTP/1.1"
-            and self._request.keep_alive
-        )
-        headers = end_to_end(head.headers)
-        shown = head.with_headers(headers if keep else (*headers, _CLOSE))
-        body = BodyDecoder(head.framing)
-        first = body.feed(rest).wire if rest else ()
-        self.has_begun = True
-        client.write(b"".join((render_response_head(shown), *first)))
-        idle = until_close and not head.is_event_stream
-        while not body.done:
-            if client.must_drain:
-                await client.drain()
-            if idle:
-                self._connection.within(self._services.limits.close_framed_idle_seconds)
-            data = await upstream.read()
-            self._connection.progress = self._services.clock()
-            if not data:
-                body.end_of_stream()
-                break
-            for piece in body.feed(data).wire:
-                client.write(piece)
-        if idle:
-            self._connection.deadline = None
-        # Bytes behind the response mean that the upstream and we read it differently.
-        self.upstream_reusable = not until_close and head.keep_alive and not body.leftover
-        if client.must_drain:
-            await client.drain()
-        return keep
-
-    async def _head(self, client: Stream, upstream: Stream) -> tuple[ResponseHead, bytes]:
-        """Read the final head; interim ones go on as they come."""
-        method = self._request.method
-        reader = ResponseHeadReader(limit=RESPONSE_HEAD_LIMIT, request_method=method)
-        nothing_yet = True
-        while True:
-            try:
-                data = await upstream.read()
-            except ConnectionError:
-                if nothing_yet and upstream.reason == RESET and not client.lost:
-                    raise _NoAnswer from None
-                raise
-            if not data:
-                if nothing_yet:
-                    raise _NoAnswer
-                reader.end_of_stream()
-                raise _BadAnswer("it closed after an interim response")
-            nothing_yet = False
-            while data:
-                head = reader.feed(data)
-                if head is None:
-                    break
-                if not head.is_interim:
-                    return head, reader.leftover
-                if self._request.version == b"HTTP/1.1":
-                    client.write(render_response_head(head.with_headers(end_to_end(head.headers))))
-                data = reader.leftover
-                reader = ResponseHeadReader(limit=RESPONSE_HEAD_LIMIT, request_method=method)

@@ -21,8 +21,15 @@ from openshell.egress.credentials import (
 )
 from openshell.egress.events import Where
 from openshell.egress.generation import Generation
-from openshell.egress.http1 import HeadRejected, RequestHead, end_to_end, parse_host_field
+from openshell.egress.http1 import (
+    HeadRejected,
+    NoBody,
+    RequestHead,
+    end_to_end,
+    parse_host_field,
+)
 from openshell.policy.decide import (
+    EndpointConfig,
     L7Request,
     RequestAllowed,
     RequestAudited,
@@ -66,20 +73,25 @@ class Route:
     scheme: str
     absolute: bool
     hosts: frozenset[bytes] = field(init=False)
+    # The shortest spelling, written upstream.
+    host_field: bytes = field(init=False)
+    configs: tuple[EndpointConfig, ...] = field(init=False)
+    keeps_slash: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        """Spell the Host fields that name this route, so that the usual one is found at a glance."""
+        """Prepare what every request needs: spellings of the Host field, inspecting endpoints."""
         host, port = self.admitted.request.host.lower(), self.admitted.request.port
         shown = f"[{host}]" if ":" in host else host
         hosts = {f"{shown}:{port}".encode()}
         if _DEFAULT_PORTS[self.scheme] == port:
             hosts.add(shown.encode())
+        configs = self.admitted.decision.l7_configs
         object.__setattr__(self, "hosts", frozenset(hosts))
-
-    @property
-    def host_field(self) -> bytes:
-        """The Host field written upstream: the shortest spelling."""
-        return min(self.hosts, key=len)
+        object.__setattr__(self, "host_field", min(hosts, key=len))
+        object.__setattr__(self, "configs", configs)
+        # Nobody judges paths on a route that is not inspected.
+        keeps_slash = not configs or any(config.allow_encoded_slash for config in configs)
+        object.__setattr__(self, "keeps_slash", keeps_slash)
 
     def renewed(self, admitted: Admitted) -> "Route":
         return Route(admitted, self.scheme, self.absolute)
@@ -129,36 +141,31 @@ def judge(
     if not _names(route, head):
         return Refused(route, Fault.AUTHORITY, _where(route, head, "/"))
     decision = admitted.decision
-    configs = decision.l7_configs
-    upgrades = head.upgrade_tokens()
-    if upgrades:
-        fault = _refused_upgrade(upgrades, inspected=bool(configs))
+    names = [name.lower() for name, _ in head.headers]
+    if b"upgrade" in names:
+        fault = _refused_upgrade(head.upgrade_tokens(), inspected=bool(route.configs))
         if fault is not None:
             return Refused(route, fault, _where(route, head, "/"))
     try:
-        target = canonicalize(
-            head.target,
-            allow_encoded_slash=not configs or any(c.allow_encoded_slash for c in configs),
-        )
+        target = canonicalize(head.target, allow_encoded_slash=route.keeps_slash)
     except TargetRejected as rejected:
         return Refused(route, Fault.TARGET, _where(route, head, "/"), rejected.reason.value)
-    path, params = target.path, target.params
+    path = target.path
     if b"%" in head.target or b"esolve" in head.target or b"ESOLVE" in head.target:
         redacted = redact_placeholders(target.path.encode())
         if redacted is None or redact_placeholders(target.query.encode()) is None:
             return Refused(route, Fault.PLACEHOLDER, _where(route, head, "/"))
         path = redacted.decode()
-    method = head.method.decode("ascii")
     where = _where(route, head, path)
-    request = L7Request(method, path, params)
+    request = L7Request(where.method, path, target.params)
     verdict = generation.policy.authorize(
         decision, request, trusted_only=admitted.plan.by_declaration
     )
     if isinstance(verdict, RequestDenied):
         return Refused(route, verdict, where)
-    plain = _prepare(route, head, target.origin_form.encode("ascii"))
+    plain = _prepare(route, head, names, target.origin_form.encode("ascii"))
     scope = EndpointScope(decision.host, decision.port, path)
-    named = route.absolute or head.host is not None
+    named = route.absolute or b"host" in names
     credentials = generation.credentials if named else _NO_CREDENTIALS
     rewritten = rewrite_head(credentials, plain, scope, now_ms=now_ms)
     if not isinstance(rewritten, Rewritten):
@@ -170,7 +177,7 @@ def judge(
         verdict,
         where,
         generation.number,
-        _must_scan(admitted, generation),
+        not isinstance(head.framing, NoBody) and _must_scan(admitted, generation),
         bool(rewritten.used),
     )
 
@@ -223,14 +230,17 @@ def _refused_upgrade(tokens: frozenset[bytes], *, inspected: bool) -> Fault | No
     return Fault.H2C if b"h2c" in tokens and inspected else None
 
 
-def _prepare(route: Route, head: RequestHead, target: bytes) -> RequestHead:
+def _prepare(route: Route, head: RequestHead, names: list[bytes], target: bytes) -> RequestHead:
+    """Write the head for the upstream; `names` are its field names in lower case."""
     headers = end_to_end(head.headers)
+    if len(headers) != len(names):
+        names = [name.lower() for name, _ in headers]
     # The Host field goes out in our spelling, so that upstream reads what was judged.
-    own = ((b"Host", route.host_field),)
-    kept = tuple([pair for pair in headers if pair[0].lower() != b"host"])
-    if route.absolute and not any(name.lower() == b"via" for name, _ in kept):
-        kept = (*kept, _VIA)
-    return RequestHead(head.method, target, head.version, own + kept, head.framing)
+    kept = [pair for pair, name in zip(headers, names, strict=True) if name != b"host"]
+    kept.insert(0, (b"Host", route.host_field))
+    if route.absolute and b"via" not in names:
+        kept.append(_VIA)
+    return RequestHead(head.method, target, head.version, tuple(kept), head.framing)
 
 
 def _must_scan(admitted: Admitted, generation: Generation) -> bool:

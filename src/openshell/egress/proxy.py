@@ -139,6 +139,7 @@ class EgressProxy:
         for sock in self._listeners.capture:
             self._accept(sock, is_captured=True)
         self._spawn(self._sweep(), "sweep connections")
+        self._log.listener("the egress proxy accepts connections", Severity.INFORMATIONAL)
 
     async def close(self) -> None:
         """End everything: listeners, connections, names."""

@@ -198,6 +198,8 @@ class Proxy:
             relaxed_identity=self.relaxed,
         )
         await self.proxy.start()
+        assert self.lines == ["NET:LISTEN [INFO] [msg:the egress proxy accepts connections]"]
+        self.events.clear()
         return self
 
     async def __aexit__(self, *_):

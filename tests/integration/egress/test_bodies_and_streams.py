@@ -348,3 +348,15 @@ async def test_an_idle_unframed_response_ends_with_a_reset_not_an_end():
         started = time.monotonic()
         assert (await proxy.say(head(up.port))).endswith(b"half")
         assert time.monotonic() - started < 5
+
+
+async def test_an_upstream_that_hangs_up_in_the_middle_of_an_upload_is_a_502():
+    async def rude(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+
+    async with Upstream(script=rude) as up, Proxy(rest_policy(rest(A, up.port))) as proxy:
+        client = await proxy.connect()
+        extra = "Content-Length: 1000\r\n"
+        await client.send(head(up.port, "POST", extra=extra) + b"only a part")
+        assert problem(await client.rest())[0] == 502

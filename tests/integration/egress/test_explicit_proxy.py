@@ -319,21 +319,23 @@ async def test_the_leaf_is_for_the_connect_host_whatever_sni_says():
 
 
 async def test_hop_by_hop_fields_do_not_pass():
-    async with Upstream(
-        b"HTTP/1.1 200 OK\r\nConnection: x-up\r\nX-Up: 1\r\nContent-Length: 0\r\n\r\n"
-    ) as up:
-        async with Proxy(rest_policy(rest(A, up.port))) as proxy:
-            client = await proxy.connect()
-            await client.send(
-                get(
-                    A,
-                    up.port,
-                    Connection="x-mine",
-                    **{"X-Mine": "1", "Proxy-Authorization": "Basic eA=="},
-                )
+    async with (
+        Upstream(
+            b"HTTP/1.1 200 OK\r\nConnection: x-up\r\nX-Up: 1\r\nContent-Length: 0\r\n\r\n"
+        ) as up,
+        Proxy(rest_policy(rest(A, up.port))) as proxy,
+    ):
+        client = await proxy.connect()
+        await client.send(
+            get(
+                A,
+                up.port,
+                Connection="x-mine",
+                **{"X-Mine": "1", "Proxy-Authorization": "Basic eA=="},
             )
-            answer = await client.head()
-            client.close()
+        )
+        answer = await client.head()
+        client.close()
     sent = up.requests[0]
     for name in (b"connection", b"x-mine", b"proxy-authorization"):
         assert sent.header(name) is None

@@ -1,0 +1,170 @@
+"""The two halves of an exchange: a request body on its way up, a response on its way back.
+
+Both follow the framing, forward what arrives and keep nothing. What a peer breaks is an exception
+here, because the half cannot go on; `exchange` turns it into an answer, an event and an end.
+"""
+
+from typing import Final
+
+from openshell.egress.connection import ClientConnection, Services
+from openshell.egress.credentials import MarkerScanner
+from openshell.egress.http1 import (
+    RESPONSE_HEAD_LIMIT,
+    BodyDecoder,
+    BodyPart,
+    RequestHead,
+    ResponseHead,
+    ResponseHeadReader,
+    UntilClose,
+    end_to_end,
+    render_response_head,
+)
+from openshell.egress.stream import RESET, Stream
+
+__all__ = ["BadAnswer", "MarkerInBody", "NoAnswer", "RequestBody", "Response"]
+
+_CLOSE: Final = (b"Connection", b"close")
+
+
+class NoAnswer(Exception):
+    """The upstream closed before the first byte of a response."""
+
+
+class BadAnswer(Exception):
+    """The upstream sent something that is no response we accept."""
+
+
+class MarkerInBody(Exception):
+    """A credential placeholder stands in the body, where nothing replaces it."""
+
+
+class RequestBody:
+    """The request body on its way: framing followed, markers watched for, nothing kept."""
+
+    __slots__ = ("_decoder", "_scanner", "early")
+
+    def __init__(self, head: RequestHead, scan: bool) -> None:
+        self._decoder = BodyDecoder(head.framing)
+        self._scanner = MarkerScanner() if scan and not self._decoder.done else None
+        # What arrived together with the head; kept until the head has gone out.
+        self.early: tuple[bytes | memoryview, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        return self._decoder.done
+
+    def begin(self, client: Stream) -> None:
+        """Take the part of the body that came with the head."""
+        if not self._decoder.done:
+            arrived = client.take()
+            if arrived:
+                self.early = self._feed(arrived, client).wire
+
+    def take(self, data: bytes, client: Stream) -> tuple[bytes | memoryview, ...]:
+        """Take what came later; nothing is the end of the client's direction."""
+        if not data:
+            self._decoder.end_of_stream()
+            return ()
+        return self._feed(data, client).wire
+
+    def _feed(self, data: bytes, client: Stream) -> BodyPart:
+        part = self._decoder.feed(data)
+        if self._scanner is not None:
+            for piece in part.data:
+                if self._scanner.feed(piece):
+                    raise MarkerInBody
+        if part.done:
+            client.unread(self._decoder.leftover)
+        return part
+
+
+class Response:
+    """The response on its way back."""
+
+    __slots__ = (
+        "_connection",
+        "_request",
+        "_services",
+        "has_begun",
+        "status",
+        "upstream_reusable",
+    )
+
+    def __init__(
+        self, connection: ClientConnection, request: RequestHead, services: Services
+    ) -> None:
+        self._connection = connection
+        self._request = request
+        self._services = services
+        self.has_begun = False
+        self.status = 0
+        self.upstream_reusable = False
+
+    async def relay(self, client: Stream, upstream: Stream) -> bool:
+        """Relay the response; say whether the client connection stays open after it."""
+        head, rest = await self._head(client, upstream)
+        if head.status == 101:
+            raise BadAnswer("it switched protocols without being asked")
+        self.status = head.status
+        until_close = isinstance(head.framing, UntilClose)
+        keep = (
+            not until_close
+            and head.version == b"HTTP/1.1"
+            and self._request.version == b"HTTP/1.1"
+            and self._request.keep_alive
+        )
+        headers = end_to_end(head.headers)
+        shown = head.with_headers(headers if keep else (*headers, _CLOSE))
+        body = BodyDecoder(head.framing)
+        first = body.feed(rest).wire if rest else ()
+        self.has_begun = True
+        client.write(b"".join((render_response_head(shown), *first)))
+        idle = until_close and not head.is_event_stream
+        while not body.done:
+            if client.must_drain:
+                await client.drain()
+            if idle:
+                self._connection.within(self._services.limits.close_framed_idle_seconds)
+            data = await upstream.read()
+            self._connection.progress = self._services.clock()
+            if not data:
+                body.end_of_stream()
+                break
+            for piece in body.feed(data).wire:
+                client.write(piece)
+        if idle:
+            self._connection.deadline = None
+        # Bytes behind the response mean that the upstream and we read it differently.
+        self.upstream_reusable = not until_close and head.keep_alive and not body.leftover
+        if client.must_drain:
+            await client.drain()
+        return keep
+
+    async def _head(self, client: Stream, upstream: Stream) -> tuple[ResponseHead, bytes]:
+        """Read the final head; interim ones go on as they come."""
+        method = self._request.method
+        reader = ResponseHeadReader(limit=RESPONSE_HEAD_LIMIT, request_method=method)
+        nothing_yet = True
+        while True:
+            try:
+                data = await upstream.read()
+            except ConnectionError:
+                if nothing_yet and upstream.reason == RESET and not client.lost:
+                    raise NoAnswer from None
+                raise
+            if not data:
+                if nothing_yet:
+                    raise NoAnswer
+                reader.end_of_stream()
+                raise BadAnswer("it closed after an interim response")
+            nothing_yet = False
+            while data:
+                head = reader.feed(data)
+                if head is None:
+                    break
+                if not head.is_interim:
+                    return head, reader.leftover
+                if self._request.version == b"HTTP/1.1":
+                    client.write(render_response_head(head.with_headers(end_to_end(head.headers))))
+                data = reader.leftover
+                reader = ResponseHeadReader(limit=RESPONSE_HEAD_LIMIT, request_method=method)

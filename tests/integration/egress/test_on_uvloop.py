@@ -1,0 +1,52 @@
+"""The supervisor runs on uvloop: the scenarios that touch transports run there as well."""
+
+import asyncio
+
+import pytest
+import uvloop
+
+from integration.egress import (
+    test_bodies_and_streams as streams,
+)
+from integration.egress import (
+    test_capture as capture,
+)
+from integration.egress import (
+    test_explicit_proxy as explicit,
+)
+from integration.egress import (
+    test_reload as reload,
+)
+
+SCENARIOS = [
+    explicit.test_plain_request_is_forwarded_and_judged,
+    explicit.test_one_client_connection_serves_several_hosts,
+    explicit.test_tunnel_with_tls_is_inspected,
+    explicit.test_tls_skip_is_a_raw_tunnel_with_half_close,
+    explicit.test_the_leaf_is_for_the_connect_host_whatever_sni_says,
+    explicit.test_an_upstream_that_is_down_is_a_502,
+    explicit.test_a_client_that_drips_its_head_is_ended,
+    explicit.test_more_connections_than_allowed_wait_their_turn,
+    streams.test_a_response_streams_before_it_has_ended,
+    streams.test_expect_continue_reaches_both_ends,
+    streams.test_a_refusal_is_readable_while_the_body_is_still_coming,
+    streams.test_a_client_that_half_closes_gets_its_answer,
+    streams.test_a_client_that_vanishes_takes_its_upstream_along,
+    streams.test_an_upstream_that_closed_in_between_is_dialled_again,
+    streams.test_a_slow_reader_does_not_make_the_proxy_hoard,
+    streams.test_an_upstream_that_hangs_up_in_the_middle_of_an_upload_is_a_502,
+    reload.test_reloads_under_load_refuse_nothing,
+    capture.test_http_to_a_looked_up_name,
+    capture.test_tls_to_a_looked_up_name,
+    capture.test_tls_skip_passes_the_hello_on,
+    capture.test_a_connection_to_the_listener_itself_is_refused,
+]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__[5:])
+def test_on_uvloop(scenario):
+    async def run():
+        assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
+        await scenario()
+
+    uvloop.run(run())
