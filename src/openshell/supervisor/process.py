@@ -11,9 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 import socket
+import struct
+import termios
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -111,6 +114,13 @@ class ByteReader(_Stream):
 class ByteWriter(_Stream):
     """Writes a pipe or terminal, waiting while it is full."""
 
+    def resize(self, columns: int, rows: int) -> None:
+        """Set the size of a terminal; its programs get SIGWINCH."""
+        if self._descriptor >= 0:
+            size = struct.pack("=4H", rows, columns, 0, 0)
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(self._descriptor, termios.TIOCSWINSZ, size)
+
     async def write(self, data: bytes) -> None:
         """Write all of it; BrokenPipeError when nobody reads any more."""
         view = memoryview(data)
@@ -164,8 +174,9 @@ class Process:
             await self._host.send(wire.Signal(self.pid, number, group))
 
     async def resize(self, columns: int, rows: int) -> None:
-        if not self._exit.done():
-            await self._host.send(wire.Resize(self.pid, columns, rows))
+        """Tell the terminal its size; nothing happens without one."""
+        if self.stdin is not None and self.stderr is None:
+            self.stdin.resize(columns, rows)
 
     async def kill_tree(self) -> bool:
         """Kill the program, its session and its offspring; False if some kept coming back."""
@@ -175,7 +186,7 @@ class Process:
         return kill_session(self._host.init_pid, leader)
 
     def close(self) -> None:
-        """Give the streams back; the program goes on, with a closed input."""
+        """Give the streams back: pipes close, a terminal hangs up; the program may go on."""
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
                 stream.close()

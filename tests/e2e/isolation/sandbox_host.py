@@ -210,6 +210,8 @@ class Host:
                 return await self.accept(request["listener"], request["argv"])
             case "write_tree":
                 return await self.write_tree()
+            case "terminal":
+                return await self.terminal()
             case "forward":
                 return await self.forward()
             case "freeze":
@@ -240,6 +242,19 @@ class Host:
         left = await self.run(["sh", "-c", "grep -al ^sleep /proc/[0-9]*/cmdline || true"])
         process.close()
         return {"killed": killed, "exit_code": record.exit_code, "left": left["stdout"]}
+
+    async def terminal(self):
+        """Resize a terminal under a program, then hang it up."""
+        script = "trap 'stty size' WINCH; trap 'touch hung-up; exit' HUP; echo up; while :; do sleep 0.01; done"
+        process = await self.processes.spawn(
+            ["sh", "-c", script], self.environment(), "/sandbox", (80, 24)
+        )
+        first = await process.stdout.read()
+        await process.resize(132, 50)
+        size = await process.stdout.read()
+        process.close()
+        record = await process.wait()
+        return {"first": first.decode(), "size": size.decode(), "exit_code": record.exit_code}
 
     async def forward(self):
         """Reach a server inside through a socket made inside."""

@@ -11,6 +11,7 @@ CAPTURED = [
     ("capture_v4", "169.254.169.254|80"),
     ("capture_v4", "10.200.0.2|22"),
     ("capture_v4", "192.168.0.1|3128"),
+    ("capture_v4", "::ffff:8.8.8.8|443"),
     ("capture_v6", "2606:2800:220:1::1|443"),
     ("capture_v6", "fd00::1|25"),
     ("dns_tcp_v4", "8.8.8.8|53"),
@@ -26,8 +27,10 @@ def test_a_tcp_connection_comes_to_our_listener_with_its_destination(
     answer = sandbox.ask({"op": "accept", "listener": listener, "argv": ["connect_tcp", address]})
     assert answer["accepted"], answer
     host, port = address.split("|")
-    assert answer["destination"] == [host, int(port)]
+    assert answer["destination"] == [host.removeprefix("::ffff:"), int(port)]
     # The source is the client's own: its owner can be found by it.
+    if host.startswith("::ffff:"):
+        answer["peer"][0] = f"::ffff:{answer['peer'][0]}"
     assert f'"local": {_json(answer["peer"])}' in answer["probe"]["stdout"]
 
 

@@ -128,3 +128,9 @@ def test_every_mandatory_layer_is_enforced(sandbox: Sandbox) -> None:
 def test_process_1_shows_nothing_of_the_supervisor(sandbox: Sandbox) -> None:
     line = sandbox.run("cat", "/proc/1/cmdline", "/proc/1/comm")["stdout"]
     assert line.replace("\0", "").split() == ["openshell-initopenshell-init"]
+
+
+def test_a_terminal_is_resized_and_hung_up(sandbox: Sandbox) -> None:
+    answer = sandbox.ask({"op": "terminal"})
+    assert answer == {"first": "up\r\n", "size": "50 132\r\n", "exit_code": 0}
+    assert os.path.exists(f"{sandbox.workspace}/hung-up")

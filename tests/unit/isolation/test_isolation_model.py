@@ -100,7 +100,6 @@ MESSAGES: list[wire.Request | wire.Reply] = [
     wire.Sources(["/sandbox"]),
     wire.Spawn(1, ["a"], {"B": "c"}, "/", (80, 24)),
     wire.Signal(2, 15, True),
-    wire.Resize(2, 1, 1),
     wire.OpenSocket(3, 2, 1),
     wire.Ready([wire.PhaseRecord("a", 1, 2)], [("l", "enforced", "")], ["proxy"]),
     wire.Failed("rootfs", 2, "no"),

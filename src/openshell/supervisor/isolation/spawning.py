@@ -73,12 +73,8 @@ def _make_terminal(columns: int, rows: int) -> tuple[int, str]:
     master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     fcntl.ioctl(master, _UNLOCK_SLAVE, struct.pack("=i", 0))
     number = struct.unpack("=i", fcntl.ioctl(master, _SLAVE_NUMBER, bytes(4)))[0]
-    _set_size(master, columns, rows)
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("=4H", rows, columns, 0, 0))
     return master, f"/dev/pts/{number}"
-
-
-def _set_size(terminal: int, columns: int, rows: int) -> None:
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("=4H", rows, columns, 0, 0))
 
 
 class Spawner:
@@ -86,8 +82,8 @@ class Spawner:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        # pid -> terminal master, or -1
-        self._programs: dict[int, int] = {}
+        # Started here and not reaped yet: the only pids that a signal may be sent to.
+        self._programs: set[int] = set()
 
     def serve(self) -> None:
         children = syscalls.signal_descriptor((signal.SIGCHLD,))
@@ -114,10 +110,6 @@ class Spawner:
                     self._spawn(message, descriptors)
                 case wire.Signal(pid, number, group):
                     self._signal(pid, number, group=group)
-                case wire.Resize(pid, columns, rows):
-                    terminal = self._programs.get(pid, -1)
-                    if terminal >= 0:
-                        _set_size(terminal, columns, rows)
                 case wire.OpenSocket():
                     self._open_socket(message)
                 case _:
@@ -159,16 +151,16 @@ class Spawner:
                 setsigmask=(),
                 setsigdef=_RESTORED,
             )
+            self._programs.add(pid)
+            # The supervisor alone holds the master, so that its closing hangs the terminal up.
+            master = (terminal,) if terminal >= 0 else ()
+            wire.send(self._control, wire.Spawned(request.id, pid), master)
         except (_Unstartable, OSError, ValueError) as error:
+            self._refuse(request, error)
+        finally:
             if terminal >= 0:
                 os.close(terminal)
-            self._refuse(request, error)
-            return
-        finally:
             os.chdir("/")
-        self._programs[pid] = terminal
-        master = (terminal,) if terminal >= 0 else ()
-        wire.send(self._control, wire.Spawned(request.id, pid), master)
 
     def _refuse(self, request: wire.Spawn, error: Exception) -> None:
         if isinstance(error, OSError):
@@ -210,11 +202,9 @@ class Spawner:
                 return
             if pid == 0:
                 return
-            terminal = self._programs.pop(pid, None)
-            if terminal is None:
+            if pid not in self._programs:
                 continue
-            if terminal >= 0:
-                os.close(terminal)
+            self._programs.discard(pid)
             code = os.waitstatus_to_exitcode(status)
             exited = wire.Exited(pid, code if code >= 0 else 128 - code, max(0, -code))
             wire.send(self._control, exited)

@@ -24,7 +24,6 @@ __all__ = [
     "Refused",
     "Reply",
     "Request",
-    "Resize",
     "Signal",
     "Sources",
     "Spawn",
@@ -68,12 +67,6 @@ class Signal(msgspec.Struct, tag="signal", frozen=True):
     pid: int
     number: int
     group: bool = False
-
-
-class Resize(msgspec.Struct, tag="resize", frozen=True):
-    pid: int
-    columns: int
-    rows: int
 
 
 class OpenSocket(msgspec.Struct, tag="open_socket", frozen=True):
@@ -130,7 +123,7 @@ class Opened(msgspec.Struct, tag="opened", frozen=True):
     id: int
 
 
-Request = Go | Sources | Spawn | Signal | Resize | OpenSocket
+Request = Go | Sources | Spawn | Signal | OpenSocket
 Reply = Ready | Failed | Spawned | Refused | Exited | Opened
 
 # Built once, in the zygote: a decoder takes a millisecond to make.
