@@ -122,6 +122,7 @@ class EgressProxy:
         self._open = 0
         self._room = asyncio.Event()
         self._room.set()
+        self._busy = asyncio.Event()
         self._reported: dict[str, float] = {}
         self._unsubscribe: Callable[[], None] | None = None
 
@@ -157,6 +158,7 @@ class EgressProxy:
     def _accept(self, listener: socket.socket, *, is_captured: bool) -> None:
         def handle(accepted: socket.socket) -> None:
             self._open += 1
+            self._busy.set()
             self._spawn(self._serve(accepted, is_captured=is_captured), "client connection")
 
         loop = AcceptLoop(listener, handle, self._has_room, self._log)
@@ -204,6 +206,10 @@ class EgressProxy:
 
     async def _sweep(self) -> None:
         while True:
+            if not self._open and not len(self._upstreams._pool):
+                # An idle sandbox wakes nobody.
+                self._busy.clear()
+                await self._busy.wait()
             await asyncio.sleep(_SWEEP_SECONDS)
             now = self._services.clock()
             for connection in tuple(self._connections):

@@ -179,7 +179,7 @@ class Stream(asyncio.Protocol):
                 raise StreamLost(self._reason or "the peer closed the connection")
 
     def write_eof(self) -> None:
-        if not self._lost:
+        if not self._lost and not self.transport.is_closing():
             self.transport.write_eof()
 
     def close(self) -> None:

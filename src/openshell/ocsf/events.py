@@ -25,6 +25,7 @@ __all__ = [
     "FindingEvent",
     "HostPort",
     "HttpEvent",
+    "LaunchType",
     "LifecycleActivity",
     "LifecycleEvent",
     "NetActivity",
