@@ -40,11 +40,8 @@ class _Entry:
     # Marked, without inspection: may not be laid over what a person had inspected.
     is_raw_mark: bool
     is_inspected: bool
-
-    @property
-    def treatment(self) -> tuple[object, ...]:
-        """Two entries that agree on this cannot contradict each other."""
-        return (self.connection, self.request, self.endpoint.advisor_proposed)
+    # Two entries with the same number cannot contradict each other.
+    treatment: int
 
     @property
     def selector(self) -> str:
@@ -85,35 +82,40 @@ def _finding(location: str, message: str) -> Finding:
 
 
 def _entries(policy: SandboxPolicy) -> list[_Entry]:
+    treatments: dict[object, int] = {}
     return [
-        _entry(key, index, endpoint)
+        _entry(key, index, endpoint, treatments)
         for key in sorted(policy.network_policies)
         for index, endpoint in enumerate(policy.network_policies[key].endpoints)
     ]
 
 
-def _entry(rule: str, index: int, endpoint: Endpoint) -> _Entry:
+def _entry(rule: str, index: int, endpoint: Endpoint, treatments: dict[object, int]) -> _Entry:
     protocol = endpoint.protocol.strip().lower()
     skip = endpoint.tls.strip().lower() == "skip"
     inspected = protocol not in ("", "tcp")
     contributes = inspected or bool(
         endpoint.allowed_ips or endpoint.tls or endpoint.credential_binding
     )
+    connection = (
+        ("transparent_tcp_eligible", str(protocol == "tcp").lower()),
+        ("tls", "skip" if skip else "auto"),
+        ("allowed_ips", ",".join(sorted({ip.strip().lower() for ip in endpoint.allowed_ips}))),
+    )
+    request = _request_fields(endpoint, protocol) if contributes else None
+    treatment = (connection, request, endpoint.advisor_proposed)
     return _Entry(
         rule=rule,
         index=index,
         endpoint=endpoint,
         host=normalize_host(endpoint.host),
         ports=frozenset(endpoint.ports),
-        connection=(
-            ("transparent_tcp_eligible", str(protocol == "tcp").lower()),
-            ("tls", "skip" if skip else "auto"),
-            ("allowed_ips", ",".join(sorted({ip.strip().lower() for ip in endpoint.allowed_ips}))),
-        ),
-        request=_request_fields(endpoint, protocol) if contributes else None,
+        connection=connection,
+        request=request,
         rank=len(endpoint.path) - endpoint.path.count("*"),
         is_raw_mark=endpoint.advisor_proposed and (not inspected or protocol == "sql" or skip),
         is_inspected=inspected,
+        treatment=treatments.setdefault(treatment, len(treatments)),
     )
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "GlobError",
     "Step",
     "TextMatcher",
+    "check_glob",
     "compile_glob",
     "compile_route",
     "compile_selector",
@@ -279,6 +280,11 @@ def _everything(_text: str) -> bool:
 def _matcher(alternatives: list[str]) -> TextMatcher:
     body = "|".join(alternatives)
     return re.compile(f"(?:{body})", re.DOTALL).match
+
+
+def check_glob(pattern: str) -> None:
+    """Raises `GlobError` where `compile_glob` would, at a fraction of the cost."""
+    _expand(_Reader(pattern, braces=True, escapes=True).read())
 
 
 def compile_glob(pattern: str, sep: str) -> TextMatcher:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from openshell.policy.findings import Finding, Severity
-from openshell.policy.globs import GlobError, compile_glob
-from openshell.policy.hosts import compile_host, is_acceptable_host, is_wildcard_host
+from openshell.policy.globs import GlobError, check_glob
+from openshell.policy.hosts import is_acceptable_host, is_wildcard_host
 from openshell.policy.model import Endpoint, L7Rule, NetworkRule
 from openshell.policy.rest import ACCESS_PRESETS
 
@@ -133,7 +133,7 @@ def _is_bad_wildcard(labels: list[str]) -> bool:
 
 def _is_readable_host(host: str) -> bool:
     try:
-        compile_host(host)
+        check_glob(host)
     except GlobError:
         return False
     return True
@@ -252,7 +252,7 @@ def _check_l7(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
 
 def _check_rules(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
     if endpoint.path:
-        yield from _check_glob(endpoint.path, "/", "path", report)
+        yield from _check_glob(endpoint.path, "path", report)
     for name, rules in (("rules", endpoint.rules), ("deny_rules", endpoint.deny_rules)):
         suffix = ".allow" if name == "rules" else ""
         for index, rule in enumerate(rules):
@@ -279,19 +279,19 @@ def _check_rule(rule: L7Rule, field: str, report: _Report) -> Iterator[Finding]:
             "rule_never_matches", field, "the rule never matches: method and path are both needed"
         )
     if rule.path:
-        yield from _check_glob(rule.path, "/", f"{field}.path", report)
+        yield from _check_glob(rule.path, f"{field}.path", report)
     for name, matcher in sorted(rule.query.items()):
         if matcher.glob and matcher.any_of:
             yield report.l7(
                 "matcher", f"{field}.query.{name}", "a matcher is one glob or any, not both"
             )
         for glob in matcher.globs:
-            yield from _check_glob(glob, ".", f"{field}.query.{name}", report)
+            yield from _check_glob(glob, f"{field}.query.{name}", report)
 
 
-def _check_glob(glob: str, sep: str, field: str, report: _Report) -> Iterator[Finding]:
+def _check_glob(glob: str, field: str, report: _Report) -> Iterator[Finding]:
     try:
-        compile_glob(glob, sep)
+        check_glob(glob)
     except GlobError as error:
         message = f"the pattern cannot be read ({error}): requests that meet it are refused"
         yield report.warning("unreadable_glob", field, message)
