@@ -22,6 +22,7 @@ import grpc.aio
 from openshell._proto import (
     inference_pb2_grpc,
     openshell_ext_pb2_grpc,
+    openshell_pb2,
     openshell_pb2_grpc,
 )
 from openshell.drivers.base import ComputeDriver
@@ -32,12 +33,13 @@ from openshell.gateway.compute import Compute
 from openshell.gateway.config import Settings
 from openshell.gateway.credentials import CredentialStore, DatabaseCredentialStore
 from openshell.gateway.credentials.keyfile import load_or_create_key
-from openshell.gateway.driver_choice import make_driver, supervisor_socket
+from openshell.gateway.driver_choice import make_driver, restrict_for_stranger, supervisor_socket
 from openshell.gateway.events import Bus
 from openshell.gateway.grpc_errors import ErrorInterceptor
 from openshell.gateway.keys import Identity, load_identity
 from openshell.gateway.lifecycle import Lifecycle
 from openshell.gateway.listener import ListenError, bind_tcp, bind_unix, new_server
+from openshell.gateway.peer import uid_of_peer
 from openshell.gateway.relay import Relays
 from openshell.gateway.services.admission import admit_sandbox
 from openshell.gateway.services.attach import AttachService
@@ -262,11 +264,19 @@ class Gateway:
                 self._lifecycle,
                 new_id=new_id,
                 default_image=capabilities.default_image,
+                restrict=self._restrict,
             ),
             self._session_service,
             ExecService(store, compute, self.sessions, self.relays, self.tasks, new_id=new_id),
             WatchService(store, compute, self.bus),
         ]
+
+    def _restrict(self, sandbox: openshell_pb2.Sandbox, context: Any) -> None:
+        assert self._driver is not None  # noqa: S101  set before any service exists
+        if not sandbox.spec.template.driver_config.fields:
+            return
+        if uid_of_peer(context.peer(), self._settings.listen.host, self.port) != os.getuid():
+            restrict_for_stranger(sandbox, self._driver.capabilities().driver_name)
 
     def _noun_services(
         self, store: Store, compute: Compute, credentials: CredentialStore

@@ -6,12 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from openshell._proto import openshell_pb2
 from openshell.drivers.base import ComputeDriver
 from openshell.drivers.local import LocalDriver, LocalDriverConfig
 from openshell.drivers.local.paths import StateDirError, secure_directory, socket_path
 from openshell.gateway.config import ConfigError, Settings
+from openshell.gateway.errors import failed_precondition
 
-__all__ = ["make_driver", "supervisor_socket"]
+__all__ = ["make_driver", "restrict_for_stranger", "supervisor_socket"]
 
 PIDS_LIMIT_MAX = 4_194_304
 """The kernel's own limit of process ids."""
@@ -70,3 +72,20 @@ def _local_config(
         pids_limit=limit,
         gateway_addresses=gateway_addresses,
     )
+
+
+def restrict_for_stranger(sandbox: openshell_pb2.Sandbox, driver_name: str) -> None:
+    """Takes back what only the gateway's own user may ask for: a view of that user's files.
+
+    Directories of a PATH are offers and are left out; paths asked for by name are refused.
+    """
+    section = sandbox.spec.template.driver_config.fields.get(driver_name)
+    if section is None or driver_name != "local":
+        return
+    asked = section.struct_value.fields
+    if "host_paths" in asked and asked["host_paths"].list_value.values:
+        raise failed_precondition(
+            "host paths are shown only to the user that the gateway runs as, on its machine; "
+            "leave them out and copy the files in"
+        )
+    section.struct_value.fields.pop("tool_dirs", None)

@@ -28,6 +28,8 @@ EXTENSIONS = ("config-changed", "sandbox-report", "exec", "attach")
 class FakeDriver:
     """Keeps sandboxes in a dictionary that outlives a gateway; reports what a test says."""
 
+    name = "fake"
+
     def __init__(self, state=None):
         self.sandboxes = {} if state is None else state
         self.calls = []
@@ -47,7 +49,7 @@ class FakeDriver:
         pass
 
     def capabilities(self):
-        return Capabilities("fake", "1", "fake/image:1", gateway_manages_lifecycle=False)
+        return Capabilities(self.name, "1", "fake/image:1", gateway_manages_lifecycle=False)
 
     async def validate_create(self, sandbox):
         self._call("validate", sandbox.id)

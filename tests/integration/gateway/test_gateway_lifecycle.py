@@ -284,3 +284,26 @@ async def test_a_restarted_gateway_finishes_a_deletion(tmp_path):
                 await asyncio.sleep(0.01)
             while (await gw.api.ListSandboxes(pb.ListSandboxesRequest())).sandboxes:
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own user", "stranger"])
+async def test_files_of_the_host_are_for_the_gateways_own_user(gw, monkeypatch, own):
+    gw.driver.name = "local"
+    gw.gateway._lifecycle._driver_name = "local"
+    if not own:
+        monkeypatch.setattr("openshell.gateway.app.uid_of_peer", lambda *_: None)
+
+    def request(name, **config):
+        template = pb.SandboxTemplate()
+        template.driver_config.update({"local": config, "docker": {"x": 1}})
+        spec = pb.SandboxSpec(command=["true"], template=template)
+        return pb.CreateSandboxRequest(name=name, spec=spec)
+
+    made = await gw.api.CreateSandbox(request("one", tool_dirs=["/home/me/bin"]))
+    view = gw.driver.sandboxes[made.sandbox.metadata.id][0]
+    assert view.driver_config == ({"tool_dirs": ["/home/me/bin"]} if own else {})
+    call = gw.api.CreateSandbox(request("two", host_paths=["/home/me"]))
+    if own:
+        await call
+    else:
+        assert await code_of(call) is Code.FAILED_PRECONDITION

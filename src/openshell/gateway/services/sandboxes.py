@@ -65,17 +65,20 @@ class SandboxService:
         *,
         new_id: Callable[[], str],
         default_image: str,
+        restrict: Callable[[openshell_pb2.Sandbox, Any], None],
         choose: Callable[[tuple[str, ...]], str] = secrets.choice,
     ) -> None:
+        """`restrict` takes from a new record what this caller, a gRPC context, may not ask for."""
         self._store = store
         self._compute = compute
         self._lifecycle = lifecycle
         self._new_id = new_id
         self._default_image = default_image
+        self._restrict = restrict
         self._choose = choose
 
     async def CreateSandbox(  # noqa: N802  named as the RPC
-        self, request: openshell_pb2.CreateSandboxRequest, _context: Any
+        self, request: openshell_pb2.CreateSandboxRequest, context: Any
     ) -> openshell_pb2.SandboxResponse:
         if not request.HasField("spec"):
             raise invalid_argument("spec is required")
@@ -86,6 +89,7 @@ class SandboxService:
             name=request.name or generate_name(self._choose),
             default_image=self._default_image,
         )
+        self._restrict(sandbox, context)
         return self._answer(await self._lifecycle.create(sandbox))
 
     async def GetSandbox(  # noqa: N802  named as the RPC
