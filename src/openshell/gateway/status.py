@@ -28,6 +28,14 @@ __all__ = [
     "setup_failure",
 ]
 
+REPORT_PHASES_MAX = 32
+"""Creation phases on a record: five exist; bounds what a broken supervisor can make us keep."""
+REPORT_TEXT_MAX = 2_048
+"""Characters of one text in a report: a sentence, not a log."""
+REPORT_LAYERS_MAX = 64
+REPORT_PATHS_MAX = 2_048
+"""Exposed paths and interpreters each: a large PATH has some hundreds."""
+
 READY = "Ready"
 READY_PHASE_NAME = "ready"
 """The last creation phase of a supervisor that reports phases: its main process runs."""
@@ -185,16 +193,45 @@ def apply_report(
     sandbox: openshell_pb2.Sandbox, report: openshell_ext_pb2.SandboxReport, now_ms: int
 ) -> bool:
     """A supervisor's own picture: creation phases, what is enforced, and a failure of set-up."""
-    changed = _merge_phases(sandbox, report.phases)
-    if report.HasField("enforcement") and sandbox.status.enforcement != report.enforcement:
-        sandbox.status.enforcement.CopyFrom(report.enforcement)
+    phases = [_clipped(phase) for phase in report.phases[:REPORT_PHASES_MAX]]
+    changed = _merge_phases(sandbox, phases)
+    enforcement = _bounded(report.enforcement)
+    if report.HasField("enforcement") and sandbox.status.enforcement != enforcement:
+        sandbox.status.enforcement.CopyFrom(enforcement)
         changed = True
-    failed = setup_failure(report.phases)
+    failed = setup_failure(phases)
     if failed is not None:
         changed |= apply_transition(
             sandbox, Event.SETUP_FAILED, failed.error_code, failed.error_message, now_ms
         )
     return changed
+
+
+def _clipped(phase: openshell_ext_pb2.CreationPhase) -> openshell_ext_pb2.CreationPhase:
+    return openshell_ext_pb2.CreationPhase(
+        name=phase.name[:REPORT_TEXT_MAX],
+        started_at_ms=phase.started_at_ms,
+        ended_at_ms=phase.ended_at_ms,
+        error_code=phase.error_code[:REPORT_TEXT_MAX],
+        error_message=phase.error_message[:REPORT_TEXT_MAX],
+    )
+
+
+def _bounded(
+    report: openshell_ext_pb2.EnforcementReport,
+) -> openshell_ext_pb2.EnforcementReport:
+    return openshell_ext_pb2.EnforcementReport(
+        layers=[
+            openshell_ext_pb2.EnforcementReport.Layer(
+                name=layer.name[:REPORT_TEXT_MAX],
+                status=layer.status[:REPORT_TEXT_MAX],
+                detail=layer.detail[:REPORT_TEXT_MAX],
+            )
+            for layer in report.layers[:REPORT_LAYERS_MAX]
+        ],
+        exposed_paths=report.exposed_paths[:REPORT_PATHS_MAX],
+        interpreters=report.interpreters[:REPORT_PATHS_MAX],
+    )
 
 
 def setup_failure(
@@ -232,8 +269,9 @@ def _merge_phases(
                 changed = True
             break
         else:
-            present.append(phase)
-            changed = True
+            if len(present) < REPORT_PHASES_MAX:
+                present.append(phase)
+                changed = True
     return changed
 
 

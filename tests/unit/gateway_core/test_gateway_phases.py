@@ -219,3 +219,24 @@ def test_condition_time_moves_with_the_status_only():
     assert sandbox.status.conditions[0].last_transition_time == "1970-01-01T00:00:01.000Z"
     status.set_condition(sandbox, "True", "C", "", 3_000)
     assert sandbox.status.conditions[0].last_transition_time == "1970-01-01T00:00:03.000Z"
+
+
+def test_a_report_cannot_fill_the_record():
+    sandbox = record()
+    for round_ in range(5):
+        phases = [phase(f"{round_}-{i}", 1) for i in range(40)]
+        layers = [ext_layer("x" * 10_000) for _ in range(100)]
+        enforcement = openshell_ext_pb2.EnforcementReport(
+            layers=layers, exposed_paths=["/a"] * 5_000
+        )
+        status.apply_report(
+            sandbox, openshell_ext_pb2.SandboxReport(phases=phases, enforcement=enforcement), 1
+        )
+    assert len(sandbox.status.creation_phases) == status.REPORT_PHASES_MAX
+    assert len(sandbox.status.enforcement.layers) == status.REPORT_LAYERS_MAX
+    assert len(sandbox.status.enforcement.exposed_paths) == status.REPORT_PATHS_MAX
+    assert len(sandbox.status.enforcement.layers[0].detail) == status.REPORT_TEXT_MAX
+
+
+def ext_layer(detail):
+    return openshell_ext_pb2.EnforcementReport.Layer(name="n", status="off", detail=detail)

@@ -16,7 +16,13 @@ import grpc.aio
 from openshell._proto import openshell_ext_pb2, openshell_pb2
 from openshell.gateway import status
 from openshell.gateway.compute import Compute
-from openshell.gateway.errors import failed_precondition, invalid_argument, not_found, unavailable
+from openshell.gateway.errors import (
+    ApiError,
+    failed_precondition,
+    invalid_argument,
+    not_found,
+    unavailable,
+)
 from openshell.gateway.events import SANDBOX, Bus
 from openshell.gateway.limits import check_required
 from openshell.gateway.phases import Phase
@@ -69,9 +75,17 @@ class AttachService:
         if ended is not None:
             await context.write(_event(Frame(exit=ended)))
             return
-        relay = await self._relays.open(
-            sandbox_id, openshell_pb2.RelayOpen(attach=_target(start)), extension=EXT_ATTACH
-        )
+        try:
+            relay = await self._relays.open(
+                sandbox_id, openshell_pb2.RelayOpen(attach=_target(start)), extension=EXT_ATTACH
+            )
+        except ApiError:
+            # It may have ended between the two, supervisor and all; then the record knows how.
+            sandbox = await self._read(sandbox_id)
+            if not sandbox.status.HasField("exit_code"):
+                raise
+            await context.write(_event(Frame(exit=_recorded_exit(sandbox))))
+            return
         await self._carry(relay, context)
 
     async def _find(self, start: openshell_ext_pb2.AttachStart) -> str:
@@ -83,16 +97,19 @@ class AttachService:
 
         return await self._store.read(read)
 
+    async def _read(self, sandbox_id: str) -> openshell_pb2.Sandbox:
+        row = await self._store.read(lambda tx: tx.get_by_id(Kind.SANDBOX, sandbox_id))
+        if row is None:
+            raise unavailable("the sandbox was deleted")
+        return self._compute.show(load(row, openshell_pb2.Sandbox))
+
     async def _wait_for_main(
         self, sandbox_id: str, context: Any, changes: Any
     ) -> openshell_ext_pb2.ExitRecord | None:
         """Tells phases until there is a process to attach to; the exit if there will be none."""
         told: openshell_ext_pb2.AttachPhase | None = None
         while True:
-            row = await self._store.read(lambda tx: tx.get_by_id(Kind.SANDBOX, sandbox_id))
-            if row is None:
-                raise unavailable("the sandbox was deleted")
-            sandbox = self._compute.show(load(row, openshell_pb2.Sandbox))
+            sandbox = await self._read(sandbox_id)
             phase = openshell_ext_pb2.AttachPhase(
                 sandbox_id=sandbox_id,
                 sandbox_phase=_PHASE_NAME(sandbox.status.phase),
