@@ -179,7 +179,7 @@ class DnsServer:
         for server in self._servers:
             server.close()
         for writer in list(self._clients):
-            writer.close()
+            writer.transport.abort()
         for server in self._servers:
             await server.wait_closed()
         self._servers.clear()
@@ -256,6 +256,8 @@ class DnsServer:
             writer.close()
             return
         self._clients.add(writer)
+        # Each answer is out before the next query is read, so that a client that never reads holds nothing.
+        writer.transport.set_write_buffer_limits(0)
         try:
             while True:
                 async with asyncio.timeout(TCP_IDLE_SECONDS):
@@ -272,7 +274,11 @@ class DnsServer:
             return
         finally:
             self._clients.discard(writer)
-            writer.close()
+            if writer.transport.get_write_buffer_size():
+                # A close would wait for the client to take it, for ever and uncounted.
+                writer.transport.abort()
+            else:
+                writer.close()
 
 
 def _identifier(message: bytes) -> int | None:

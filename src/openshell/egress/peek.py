@@ -8,12 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["PEEK_LIMIT", "PEEK_SECONDS", "FirstBytes", "classify"]
-
-# The longest thing to recognise is the HTTP/2 preface.
-PEEK_LIMIT = 24
-# Counted from the first byte, so that a client that is slow to begin is not misjudged.
-PEEK_SECONDS = 0.1
+__all__ = ["FirstBytes", "classify"]
 
 
 class FirstBytes(Enum):

@@ -2,7 +2,8 @@
 
 Raw non-blocking sockets and one buffer of 1 MiB for the whole process: large reads are what makes a copy
 loop cheap, and a read is written out before the next one begins, so that one buffer serves every tunnel.
-What a slow target does not take at once is kept (at most one buffer's worth) and the source waits.
+What a slow target does not take at once is kept (at most one buffer's worth, and of all tunnels together no
+more than a named limit) and the source waits.
 An end of one direction is passed on as a half-close. Nothing is looked at; who may open a tunnel and when it
 must close is decided by the pipeline, which calls `close`.
 """
@@ -23,15 +24,35 @@ BUFFER_SIZE: Final = 1024 * 1024
 # Reads of one direction before the loop gets its turn: at most 4 MiB, about one millisecond.
 _ROUNDS: Final = 4
 
-_buffer: memoryview | None = None
+# What slow targets have not taken yet, in all tunnels together. An agent may open a thousand tunnels to a
+# fast server and read from none; beyond this, reads are small and a tunnel keeps no more than one of them.
+HELD_LIMIT: Final = 32 * 1024 * 1024
+CROWDED_READ: Final = 16 * 1024
 
 
-def _shared_buffer() -> memoryview:
-    """The process's buffer, made at the first tunnel so that an idle sandbox does not pay for it."""
-    global _buffer  # noqa: PLW0603 - one buffer per process is the point
-    if _buffer is None:
-        _buffer = memoryview(bytearray(BUFFER_SIZE))
-    return _buffer
+class _Shared:
+    """What the process's tunnels share: the buffer to read into, and the count of what is kept."""
+
+    __slots__ = ("_whole", "held")
+
+    def __init__(self) -> None:
+        self._whole = memoryview(bytearray(BUFFER_SIZE))
+        self.held = 0
+
+    @property
+    def buffer(self) -> memoryview:
+        return self._whole if self.held < HELD_LIMIT else self._whole[:CROWDED_READ]
+
+
+_shared: _Shared | None = None
+
+
+def _share() -> _Shared:
+    """Made at the first tunnel so that an idle sandbox does not pay for it."""
+    global _shared  # noqa: PLW0603 - one per process is the point
+    if _shared is None:
+        _shared = _Shared()
+    return _shared
 
 
 class RelayEnd(Enum):
@@ -57,14 +78,15 @@ class _Direction:
     """One half: reads from `source`, writes to `target`, waits for exactly one of the two."""
 
     __slots__ = (
+        "_held",
         "_loop",
         "_pending",
         "_relay",
+        "_shared",
         "_source",
         "_target",
         "count",
         "done",
-        "source_ended",
     )
 
     def __init__(
@@ -74,9 +96,10 @@ class _Direction:
         self._loop = relay.loop
         self._source = source
         self._target = target
+        self._shared = _share()
         self._pending = memoryview(early)
+        self._held = 0
         self.count = len(early)
-        self.source_ended = False
         self.done = False
 
     def start(self) -> None:
@@ -88,22 +111,28 @@ class _Direction:
     def stop(self) -> None:
         self._loop.remove_reader(self._source)
         self._loop.remove_writer(self._target)
+        self._keep(b"")
+
+    def _keep(self, data: bytes) -> None:
+        """Holds back what the target has not taken. Counted until all of it is gone: it is one object."""
+        self._shared.held += len(data) - self._held
+        self._held = len(data)
+        self._pending = memoryview(data)
 
     def _on_readable(self) -> None:
-        buffer = _shared_buffer()
         try:
             for _ in range(_ROUNDS):
+                buffer = self._shared.buffer
                 size = self._source.recv_into(buffer)
                 self._relay.touched = True
                 if size == 0:
                     self._loop.remove_reader(self._source)
-                    self.source_ended = True
                     self._finish()
                     return
                 self.count += size
                 sent = self._send(buffer[:size])
                 if sent < size:
-                    self._pending = memoryview(bytes(buffer[sent:size]))
+                    self._keep(bytes(buffer[sent:size]))
                     self._loop.remove_reader(self._source)
                     self._loop.add_writer(self._target, self._on_writable)
                     return
@@ -121,6 +150,7 @@ class _Direction:
         self._relay.touched = True
         self._pending = self._pending[sent:]
         if not self._pending:
+            self._keep(b"")
             self._loop.remove_writer(self._target)
             self._loop.add_reader(self._source, self._on_readable)
 

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import socket
 import struct
+from contextlib import suppress
 
 import pytest
 import uvloop
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.fuzz_dns import fuzz_dns_query
+from openshell.egress import dns_server
 from openshell.egress.dns import QueryRejected, RCode, parse_query
 from openshell.egress.dns_server import (
     BURST,
@@ -252,6 +254,60 @@ async def test_server_on_real_sockets() -> None:
     await stub.server.close()
 
 
-def test_server_on_the_loop_of_production() -> None:
+async def test_clients_that_never_read_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dns_server, "TCP_IDLE_SECONDS", 0.2)
+    loop = asyncio.get_running_loop()
+    stub = Stub("api.example")
+    tcp = socket.create_server(("127.0.0.1", 0))
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    await stub.server.start((), (tcp,))
+    query = message("api.example")
+    query = len(query).to_bytes(2, "big") + query
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await loop.sock_connect(client, tcp.getsockname())
+        await loop.sock_sendall(client, query)
+        assert await loop.sock_recv(client, 1)
+        async with asyncio.timeout(10):
+            # Not merely closed: the connection is gone although the answers were never taken.
+            with pytest.raises(ConnectionError):
+                await loop.sock_sendall(client, query * 400_000)
+            while stub.server._clients:
+                await asyncio.sleep(0.01)
+            await stub.server.close()
+
+
+async def test_closing_does_not_wait_for_clients() -> None:
+    stub = Stub("api.example")
+    tcp = socket.create_server(("127.0.0.1", 0))
+    address = tcp.getsockname()
+    await stub.server.start((), (tcp,))
+    reader, writer = await asyncio.open_connection(*address)
+    query = message("api.example")
+    writer.write(len(query).to_bytes(2, "big") + query)
+    assert await reader.read(1)
+    async with asyncio.timeout(5):
+        await stub.server.close()
+        with suppress(ConnectionError):
+            while await reader.read(100):
+                pass
+    writer.close()
+
+
+def test_an_evicted_address_leads_nowhere_and_is_not_soon_another_host() -> None:
+    stub = Stub(*(f"h{i}" for i in range(50)), limit=2)
+    first = stub.ask("h0")[1][0]
+    assert stub.table.host_for(first) == "h0"
+    for i in range(1, 50):
+        stub.clock.now += PIN_SECONDS + 1
+        assert stub.ask(f"h{i}")[1] != [first]
+    assert stub.table.host_for(first) is None
+    assert stub.ask("h0")[1] != [first]
+
+
+def test_server_on_the_loop_of_production(monkeypatch: pytest.MonkeyPatch) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(test_server_on_real_sockets())
+        runner.run(test_closing_does_not_wait_for_clients())
+        runner.run(test_clients_that_never_read_are_cut_off(monkeypatch))

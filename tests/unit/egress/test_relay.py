@@ -8,6 +8,7 @@ import socket
 import pytest
 import uvloop
 
+from openshell.egress import relay
 from openshell.egress.relay import Relay, RelayEnd, RelayResult
 
 
@@ -141,6 +142,38 @@ async def test_a_reader_that_is_slow_makes_the_sender_wait() -> None:
     await sender
     tunnel.relay.close()
     await tunnel.end()
+
+
+async def test_many_readers_that_never_read_do_not_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thousand stalled tunnels would otherwise keep a buffer each."""
+    monkeypatch.setattr(relay, "HELD_LIMIT", 300_000)
+    monkeypatch.setattr(relay, "_shared", None)
+    loop = asyncio.get_running_loop()
+    count = 30
+    tunnels = [Tunnel() for _ in range(count)]
+    for tunnel in tunnels:
+        for sock in tunnel.ours:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        tunnel.agent.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
+    senders = [loop.create_task(loop.sock_sendall(t.agent, bytes(4 << 20))) for t in tunnels]
+    await asyncio.sleep(0.3)
+    shared = relay._share()
+    assert all(tunnel.relay.counts[0] > 0 for tunnel in tunnels)
+    assert shared.held == sum(tunnel.relay._out._held for tunnel in tunnels)
+    assert 300_000 <= shared.held < 300_000 + relay.BUFFER_SIZE + count * relay.CROWDED_READ
+    received = 0
+    async with asyncio.timeout(20):
+        while received < 4 << 20:
+            received += len(await loop.sock_recv(tunnels[-1].server, 1 << 20))
+    for sender in senders:
+        sender.cancel()
+    await asyncio.gather(*senders, return_exceptions=True)
+    for tunnel in tunnels:
+        tunnel.relay.close()
+        await tunnel.end()
+    assert shared.held == 0
 
 
 async def test_a_lost_peer_ends_it() -> None:

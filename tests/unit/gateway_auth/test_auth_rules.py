@@ -271,6 +271,19 @@ def test_supervisor_acts_for_its_own_sandbox_only(
     assert check_sandbox_scope(rule, LOCAL_DEV_USER, make(sandbox_id=OTHER)) is None
 
 
+def test_no_line_of_a_batch_names_another_sandbox(table: AuthorizationTable) -> None:
+    rule = table.rule(OPENSHELL + "PushSandboxLogs")
+    assert rule is not None
+    own, foreign = (
+        openshell_pb2.SandboxLogLine(sandbox_id=sandbox_id)
+        for sandbox_id in (SANDBOX.sandbox_id, OTHER)
+    )
+    batch = openshell_pb2.PushSandboxLogsRequest(sandbox_id=SANDBOX.sandbox_id, logs=[own, own])
+    assert check_sandbox_scope(rule, SANDBOX, batch) is None
+    batch.logs.append(foreign)
+    assert check_sandbox_scope(rule, SANDBOX, batch) is not None
+
+
 def test_supervisor_messages_after_the_hello_name_no_sandbox(table: AuthorizationTable) -> None:
     rule = table.rule(OPENSHELL + "ConnectSupervisor")
     assert rule is not None

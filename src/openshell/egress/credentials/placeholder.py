@@ -51,7 +51,8 @@ _ENCODED_MARKER = re.compile(_SPELLED).search
 _MAY_BE_ENCODED = re.compile(
     b"%(?:" + b"|".join(sorted({b"(?i:%02x)" % byte for byte in _CANONICAL + _ALIAS})) + b")"
 ).search
-_KEY_SPELLED = rb"(?:[A-Za-z0-9_]|%[3-7][0-9A-Fa-f])+"
+# Exactly the bytes of a key: what stands behind a placeholder is the path that the policy judges.
+_KEY_SPELLED = rb"(?:[A-Za-z0-9_]|%3[0-9]|%[46][1-9A-Fa-f]|%[57][0-9Aa]|%5[Ff])+"
 # Only the alias takes in what stands before it; a canonical placeholder may follow on other text.
 _WITH_KEY = re.compile(
     b"(?:%b|(?:(?<![A-Za-z0-9_.~-])[A-Za-z0-9_.~-]{1,256}?)?%b)%b"

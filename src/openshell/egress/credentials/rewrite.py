@@ -62,6 +62,9 @@ _NEVER = frozenset(
         b"via",
     }
 )
+# Methods whose answer repeats the request, fields included (RFC 9110 9.3.8; TRACK is an old server's word
+# for it): the agent would read the value in the response. Some servers ignore the case of methods.
+_ECHOED = frozenset({b"TRACE", b"TRACK"})
 _AUTHORIZATION = b"authorization"
 # The user part may itself be a placeholder, whose colons do not end it.
 _USER_AND_PASSWORD = re.compile(
@@ -89,6 +92,8 @@ def rewrite_head(
         if isinstance(outcome, Unresolved):
             return CredentialRefused(outcome.value, "header")
         headers.append((name, outcome))
+    if fields.used and head.method.upper() in _ECHOED:
+        return CredentialRefused(Unresolved.UNAVAILABLE.value, "method")
     rewritten = head.with_headers(tuple(headers))
     # Whatever went wrong above, no marker leaves: this is the last look at what will be sent.
     if find_marker(render_request_head(rewritten)):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from openshell.egress.http1.fields import TEXT_BYTES, is_token
@@ -62,8 +62,8 @@ _FORBIDDEN_TRAILERS = frozenset(
 class BodyPart:
     """What one feed yields: `wire` to forward in order, `data` the same content without framing."""
 
-    wire: tuple[Buffer, ...]
-    data: tuple[Buffer, ...]
+    wire: tuple[Buffer, ...] = field(repr=False)
+    data: tuple[Buffer, ...] = field(repr=False)
     done: bool
 
 

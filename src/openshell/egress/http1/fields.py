@@ -7,11 +7,23 @@ costs microseconds, and no check looks at one byte at a time.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
 
 from openshell.egress.http1.framing import Framing, declared_framing
 from openshell.egress.http1.rejects import HeadRejected, RejectReason
 
-__all__ = ["Headers", "connection_options", "is_token", "values"]
+__all__ = [
+    "FieldScan",
+    "HeadReader",
+    "Headers",
+    "connection_options",
+    "is_token",
+    "split_lines",
+    "values",
+]
+
+_Head = TypeVar("_Head")
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -25,11 +37,17 @@ TEXT_BYTES = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 # Fields that decide where the message ends may not be taken away from it by the Connection field.
 _NEVER_NOMINATED = frozenset({b"host", b"content-length", b"transfer-encoding"})
-_SPECIAL = frozenset({b"content-length", b"transfer-encoding", b"connection", b"host"})
+# Servers that make environment variables of fields read these as the framing fields themselves.
+_LOOKALIKES = frozenset({b"content_length", b"transfer_encoding"})
+_SPECIAL = _LOOKALIKES | {b"content-length", b"transfer-encoding", b"connection", b"host"}
 
 
-class HeadBuffer:
-    """Collects bytes until the empty line; linear however they arrive, bounded by the limit."""
+class HeadReader(ABC, Generic[_Head]):
+    """Reads one head: collects bytes until the empty line, linear however they arrive, bounded by the limit.
+
+    A further head needs a new reader, fed with the leftover of what came between. Made for extension by
+    the two kinds of heads, which say how a complete block is read.
+    """
 
     __slots__ = ("_data", "_limit", "_refused", "leftover")
 
@@ -37,16 +55,39 @@ class HeadBuffer:
         self._limit = limit
         self._data = b""
         self._refused: HeadRejected | None = None
+        # Bytes behind the head: the body, or the next message.
         self.leftover = b""
+
+    @abstractmethod
+    def _parse(self, block: bytes) -> _Head:
+        """Reads the block without its last two line ends; raises HeadRejected."""
 
     @property
     def pending(self) -> bool:
+        """Whether a head has begun and not ended."""
         return bool(self._data)
 
-    def take(self, chunk: bytes) -> bytes | None:
-        """Adds a chunk; returns the head without its last two line ends once it is complete."""
+    def feed(self, chunk: bytes) -> _Head | None:
+        """Takes bytes; returns the head once complete. Raises HeadRejected, and from then on always."""
         if self._refused is not None:
             raise self._refused
+        try:
+            block = self._take(chunk)
+            return None if block is None else self._parse(block)
+        except HeadRejected as rejected:
+            self._refused = rejected
+            self._data = self.leftover = b""
+            raise
+
+    def end_of_stream(self) -> None:
+        """The peer closed. Raises HeadRejected when a head had begun: that is an abort, not an end."""
+        if self._data:
+            self._refused = HeadRejected(RejectReason.TRUNCATED, len(self._data))
+            self._data = b""
+        if self._refused is not None:
+            raise self._refused
+
+    def _take(self, chunk: bytes) -> bytes | None:
         known = len(self._data)
         data = self._data + chunk if known else chunk
         end = data.find(b"\r\n\r\n", max(known - 3, 0))
@@ -58,31 +99,15 @@ class HeadBuffer:
         if data.count(b"\n", start, stop) != data.count(b"\r\n", start, stop):
             bare = _BARE_LF.search(data, start, stop)
             if bare is not None:
-                self._refuse(HeadRejected(RejectReason.BARE_LF, bare.start()))
+                raise HeadRejected(RejectReason.BARE_LF, bare.start())
         if complete:
             self._data = b""
             self.leftover = data[stop:]
             return data[:end]
         if len(data) >= self._limit:
-            self._refuse(HeadRejected(RejectReason.TOO_LARGE, self._limit))
+            raise HeadRejected(RejectReason.TOO_LARGE, self._limit)
         self._data = data
         return None
-
-    def end_of_stream(self) -> None:
-        """The peer closed; raises unless no head has begun."""
-        if self._refused is not None:
-            raise self._refused
-        if self._data:
-            self._refuse(HeadRejected(RejectReason.TRUNCATED, len(self._data)))
-
-    def refuse(self, rejected: HeadRejected) -> None:
-        """Remembers a refusal found by the parser: the reader stays refused."""
-        self._refused = rejected
-        self._data = self.leftover = b""
-
-    def _refuse(self, rejected: HeadRejected) -> None:
-        self.refuse(rejected)
-        raise rejected
 
 
 class FieldScan:
@@ -113,6 +138,8 @@ class FieldScan:
                     _check_connection(value)
                 elif lowered == b"transfer-encoding":
                     self.codings.append(value)
+                elif lowered in _LOOKALIKES:
+                    raise HeadRejected(RejectReason.FIELD_NAME, offset)
                 else:
                     self.lengths.append(value)
                     # Identical repetitions count as one (`proxy.md` 2.2), and one is what goes on.

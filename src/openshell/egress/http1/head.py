@@ -13,13 +13,12 @@ authority itself). The rules are those of `proxy.md` 2.1, 2.2 and 9.1.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from openshell.egress.http1.fields import (
     FieldScan,
-    HeadBuffer,
     Headers,
+    HeadReader,
     connection_options,
     is_token,
     split_lines,
@@ -27,6 +26,7 @@ from openshell.egress.http1.fields import (
 )
 from openshell.egress.http1.framing import NO_BODY, Framing, Length, NoBody
 from openshell.egress.http1.rejects import HeadRejected, RejectReason
+from openshell.egress.http1.target import match_authority
 
 __all__ = [
     "FIRST_HEAD_LIMIT",
@@ -43,18 +43,19 @@ FIRST_HEAD_LIMIT = 8 * 1024
 TUNNEL_HEAD_LIMIT = 16 * 1024
 
 _VERSIONS = frozenset({b"HTTP/1.1", b"HTTP/1.0"})
-# reg-name, IPv4 or a bracketed IPv6 address, with an optional port. Neither userinfo nor a list gets through.
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """A head that passed every check; fields in the order and spelling received."""
+    """A head that passed every check; fields in the order and spelling received.
+
+    Target and fields may hold credentials, ours after rewriting, so a head never shows them.
+    """
 
     method: bytes
-    target: bytes
+    target: bytes = field(repr=False)
     version: bytes
-    headers: Headers
+    headers: Headers = field(repr=False)
     framing: Framing
 
     def values(self, name: bytes) -> tuple[bytes, ...]:
@@ -79,10 +80,6 @@ class RequestHead:
             return b"close" not in options
         return b"keep-alive" in options and b"close" not in options
 
-    @property
-    def expects_continue(self) -> bool:
-        return any(value.lower() == b"100-continue" for value in values(self.headers, b"expect"))
-
     def upgrade_tokens(self) -> frozenset[bytes]:
         """Protocols the client asks to switch to (lower case); empty unless Connection says upgrade."""
         if b"upgrade" not in connection_options(self.headers):
@@ -92,47 +89,22 @@ class RequestHead:
             item.strip(b" \t").lower() for value in found for item in value.split(b",")
         )
 
-    def with_target(self, target: bytes) -> RequestHead:
-        return RequestHead(self.method, target, self.version, self.headers, self.framing)
-
     def with_headers(self, headers: Headers) -> RequestHead:
         """The same request with other fields; the caller leaves the framing fields alone."""
         return RequestHead(self.method, self.target, self.version, headers, self.framing)
 
 
-class RequestHeadReader:
-    """Reads one head. A further head needs a new reader, fed with the leftover of what came between."""
+class RequestHeadReader(HeadReader[RequestHead]):
+    """Reads one request head."""
 
-    __slots__ = ("_buffer", "_require_host")
+    __slots__ = ("_require_host",)
 
     def __init__(self, *, limit: int, require_host: bool) -> None:
-        self._buffer = HeadBuffer(limit)
+        super().__init__(limit)
         self._require_host = require_host
 
-    def feed(self, chunk: bytes) -> RequestHead | None:
-        """Takes bytes; returns the head once complete. Raises HeadRejected, and from then on always."""
-        block = self._buffer.take(chunk)
-        if block is None:
-            return None
-        try:
-            return _parse(block, require_host=self._require_host)
-        except HeadRejected as rejected:
-            self._buffer.refuse(rejected)
-            raise
-
-    def end_of_stream(self) -> None:
-        """The peer closed. Raises HeadRejected when a head had begun: that is an abort, not an end."""
-        self._buffer.end_of_stream()
-
-    @property
-    def leftover(self) -> bytes:
-        """Bytes behind the head: the body, or the next request."""
-        return self._buffer.leftover
-
-    @property
-    def pending(self) -> bool:
-        """Whether a head has begun and not ended."""
-        return self._buffer.pending
+    def _parse(self, block: bytes) -> RequestHead:
+        return _parse(block, require_host=self._require_host)
 
 
 def _parse(block: bytes, *, require_host: bool) -> RequestHead:
@@ -168,7 +140,7 @@ def _request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
 
 def _check_host(hosts: list[bytes], *, required: bool) -> None:
     if len(hosts) == 1:
-        if _HOST(hosts[0]) is None:
+        if match_authority(hosts[0]) is None:
             raise HeadRejected(RejectReason.HOST_INVALID)
     elif hosts:
         # RFC 9112 3.2; the same field twice is refused too, whoever picks one need not pick ours.

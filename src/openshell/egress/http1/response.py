@@ -8,12 +8,12 @@ that a response without any framing always runs until the upstream closes (RFC 9
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from openshell.egress.http1.fields import (
     FieldScan,
-    HeadBuffer,
     Headers,
+    HeadReader,
     connection_options,
     split_lines,
     values,
@@ -32,12 +32,12 @@ _STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-9][0-9]{2})(?: (.*))?", re.DOTAL
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """A head that passed every check."""
+    """A head that passed every check. Its fields may hold cookies, so it never shows them."""
 
     version: bytes
     status: int
     reason: bytes
-    headers: Headers
+    headers: Headers = field(repr=False)
     framing: Framing
 
     def values(self, name: bytes) -> tuple[bytes, ...]:
@@ -70,37 +70,17 @@ class ResponseHead:
         return ResponseHead(self.version, self.status, self.reason, headers, self.framing)
 
 
-class ResponseHeadReader:
+class ResponseHeadReader(HeadReader[ResponseHead]):
     """Reads one response head to a request of the given method."""
 
-    __slots__ = ("_buffer", "_method")
+    __slots__ = ("_method",)
 
     def __init__(self, *, limit: int, request_method: bytes) -> None:
-        self._buffer = HeadBuffer(limit)
+        super().__init__(limit)
         self._method = request_method
 
-    def feed(self, chunk: bytes) -> ResponseHead | None:
-        """Takes bytes; returns the head once complete. Raises HeadRejected, and from then on always."""
-        block = self._buffer.take(chunk)
-        if block is None:
-            return None
-        try:
-            return _parse(block, self._method)
-        except HeadRejected as rejected:
-            self._buffer.refuse(rejected)
-            raise
-
-    def end_of_stream(self) -> None:
-        """The peer closed. Raises HeadRejected when a head had begun: that is an abort, not an end."""
-        self._buffer.end_of_stream()
-
-    @property
-    def leftover(self) -> bytes:
-        return self._buffer.leftover
-
-    @property
-    def pending(self) -> bool:
-        return self._buffer.pending
+    def _parse(self, block: bytes) -> ResponseHead:
+        return _parse(block, self._method)
 
 
 def _parse(block: bytes, method: bytes) -> ResponseHead:

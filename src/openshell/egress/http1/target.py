@@ -7,20 +7,24 @@ Hosts come back in lower case without brackets. The rules are those of `proxy.md
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from openshell.egress.http1.rejects import HeadRejected, RejectReason
 
 __all__ = [
     "AbsoluteTarget",
     "Authority",
+    "match_authority",
     "parse_absolute_target",
     "parse_connect_target",
     "parse_host_field",
 ]
 
-_AUTHORITY = re.compile(
-    rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._~%!$&'()*+;=-]{1,255}))(?::([0-9]{1,5}))?"
+# A bracketed IPv6 address, or a name as DNS has it (labels, perhaps a final dot; IPv4 addresses are that
+# as well). The rest of RFC 3986's reg-name is left out: no server has such a name, and what one parser
+# takes for a percent-encoded or wildcard host another takes literally.
+match_authority = re.compile(
+    rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|(?=.{1,254}(?:\Z|:))([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?))(?::([0-9]{1,5}))?"
 ).fullmatch
 _ABSOLUTE = re.compile(
     rb"([A-Za-z][A-Za-z0-9+.-]{0,31})://([^/?#]*)(/[^?#]*)?(\?[^#]*)?", re.DOTALL
@@ -50,7 +54,8 @@ class AbsoluteTarget:
     scheme: str
     host: str
     port: int
-    origin_form: bytes
+    # The query may hold a credential of the agent's own.
+    origin_form: bytes = field(repr=False)
 
     @property
     def host_field(self) -> str:
@@ -86,7 +91,7 @@ def parse_absolute_target(target: bytes) -> AbsoluteTarget:
 
 
 def _parse(value: bytes, reason: RejectReason) -> Authority:
-    found = _AUTHORITY(value)
+    found = match_authority(value)
     if found is None:
         raise HeadRejected(reason)
     port = None if found[3] is None else int(found[3])

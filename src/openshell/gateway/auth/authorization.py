@@ -31,7 +31,7 @@ from openshell.gateway.auth.principal import (
     SandboxPrincipal,
     UserPrincipal,
 )
-from openshell.gateway.errors import ApiError, Code
+from openshell.gateway.errors import Code
 
 __all__ = [
     "Allowed",
@@ -82,11 +82,7 @@ class Rule:
     def sandbox_ids(self, request: Message) -> Iterator[str]:
         """Every sandbox id that the request names, empty ones left out."""
         for path in self.sandbox_fields:
-            value: object = request
-            for name in path:
-                value = getattr(value, name)
-            if isinstance(value, str) and value:
-                yield value
+            yield from _ids_at(request, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +94,6 @@ class Allowed:
 class Denied:
     code: Code
     message: str
-
-    def to_error(self) -> ApiError:
-        return ApiError(self.code, self.message)
 
 
 Decision: TypeAlias = Allowed | Denied
@@ -182,6 +175,18 @@ class AuthorizationTable:
         return len(self._rules)
 
 
+def _ids_at(message: Message, path: tuple[str, ...]) -> Iterator[str]:
+    value = getattr(message, path[0])
+    if isinstance(value, str):
+        if value:
+            yield value
+    elif isinstance(value, Message):
+        yield from _ids_at(value, path[1:])
+    else:
+        for item in value:
+            yield from _ids_at(item, path[1:])
+
+
 def _path_of(method: MethodDescriptor) -> str:
     return f"/{method.containing_service.full_name}/{method.name}"
 
@@ -233,15 +238,11 @@ def _fault_of(rule: Rule) -> str | None:
 
 
 def _sandbox_fields(request: Descriptor) -> Iterator[tuple[str, ...]]:
-    """Paths to `sandbox_id`: at the top, or one message down as in the hello of a session."""
+    """Paths to `sandbox_id`: at the top, or one message down as in a session's hello or a list of logs."""
     for field in request.fields:
         if field.name == "sandbox_id" and field.type == FieldDescriptor.TYPE_STRING:
             yield (field.name,)
-        elif (
-            field.message_type is not None
-            and not field.is_repeated
-            and "sandbox_id" in field.message_type.fields_by_name
-        ):
+        elif field.message_type is not None and "sandbox_id" in field.message_type.fields_by_name:
             yield (field.name, "sandbox_id")
 
 

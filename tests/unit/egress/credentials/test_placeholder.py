@@ -91,6 +91,11 @@ def test_no_marker(data: bytes) -> None:
         (b"/botopenshell:resolve:env:v1_KEY/x", b"/bot[CREDENTIAL]/x"),
         (b"/openshell%3Aresolve%3Aenv%3AKEY", b"/[CREDENTIAL]"),
         (b"/x/sk-OPENSHELL-RESOLVE-ENV-KEY", b"/x/[CREDENTIAL]"),
+        (b"/openshell:resolve:env:%4BE%59_%7a%31", b"/[CREDENTIAL]"),
+        # What follows a placeholder stays for the policy to judge, however it is written.
+        (b"/openshell:resolve:env:KEY%5C..%5Cadmin", b"/[CREDENTIAL]%5C..%5Cadmin"),
+        (b"/openshell:resolve:env:KEY%3Badmin", b"/[CREDENTIAL]%3Badmin"),
+        (b"/openshell:resolve:env:KEY%40%60%5B%7B%7F", b"/[CREDENTIAL]%40%60%5B%7B%7F"),
         (b"/openshell:resolve:env:", None),
         (b"/openshell:resolve:env:-/x", None),
     ],

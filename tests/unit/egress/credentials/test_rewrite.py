@@ -122,6 +122,44 @@ def test_a_user_with_a_colon_does_not_move_the_border() -> None:
     assert isinstance(outcome, CredentialRefused)
 
 
+@pytest.mark.parametrize("method", [b"TRACE", b"trace", b"TRACK"])
+@pytest.mark.parametrize("value", [MARK, b"Bearer " + MARK, basic(b"user:" + MARK)])
+def test_no_value_goes_where_the_answer_repeats_the_request(method: bytes, value: bytes) -> None:
+    """Otherwise the agent reads in the response what it must not know."""
+    request = head((b"Authorization", value))
+    assert isinstance(rewrite_head(SET, request, HOME, now_ms=0), Rewritten)
+    echoed = RequestHead(method, b"/", b"HTTP/1.1", request.headers, NO_BODY)
+    outcome = rewrite_head(SET, echoed, HOME, now_ms=0)
+    assert outcome == CredentialRefused("credential_unavailable", "method")
+    plain = RequestHead(method, b"/", b"HTTP/1.1", head().headers, NO_BODY)
+    assert rewrite_head(SET, plain, HOME, now_ms=0) == Rewritten(plain, ())
+
+
+@pytest.mark.parametrize(
+    "value", ["a\r\nX-Evil: 1", "a\nb", "a\0b", "a\x0bb", "a\x85b", "a\u2028b", "", "\ud800"]
+)
+def test_a_value_cannot_add_a_field(value: str) -> None:
+    credentials = CredentialSet.build(
+        7, {"KEY": value}, {"KEY": Binding((BoundEndpoint("api.example", 443),), "p")}
+    )
+    for field in (MARK, b"Bearer " + MARK, basic(b"user:" + MARK)):
+        request = head((b"Authorization", field))
+        assert isinstance(rewrite_head(SET, request, HOME, now_ms=0), Rewritten)
+        outcome = rewrite_head(credentials, request, HOME, now_ms=0)
+        assert outcome == CredentialRefused("credential_unavailable", "header")
+
+
+def test_a_value_that_is_a_placeholder_is_not_sent() -> None:
+    """A provider's value must not be a way to have another key's placeholder resolved or leaked."""
+    endpoint = BoundEndpoint("api.example", 443)
+    bindings = {"KEY": Binding((endpoint,), "p"), "OTHER": Binding((endpoint,), "q")}
+    credentials = CredentialSet.build(
+        7, {"KEY": "openshell:resolve:env:v7_OTHER", "OTHER": "x"}, bindings
+    )
+    outcome = rewrite_head(credentials, head((b"X-Api-Key", MARK)), HOME, now_ms=0)
+    assert outcome == CredentialRefused("credential_unavailable", "header")
+
+
 def test_without_credentials_a_marker_is_refused() -> None:
     outcome = rewrite_head(CredentialSet(), head((b"X-Api-Key", MARK)), HOME, now_ms=0)
     assert outcome == CredentialRefused("credential_unavailable", "header")

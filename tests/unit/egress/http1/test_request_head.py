@@ -137,6 +137,11 @@ REFUSED: dict[str, tuple[bytes, RejectReason]] = {
     "host_list": (lines(b"GET / HTTP/1.1", b"Host: a, b"), R.HOST_INVALID),
     "host_path": (lines(b"GET / HTTP/1.1", b"Host: a/b"), R.HOST_INVALID),
     "host_empty": (lines(b"GET / HTTP/1.1", b"Host:"), R.HOST_INVALID),
+    "host_percent_encoded": (lines(b"GET / HTTP/1.1", b"Host: a%2eb"), R.HOST_INVALID),
+    "host_wildcard": (lines(b"GET / HTTP/1.1", b"Host: *.a"), R.HOST_INVALID),
+    "host_empty_label": (lines(b"GET / HTTP/1.1", b"Host: a..b"), R.HOST_INVALID),
+    "length_with_underscore": (get(b"Content_Length: 5"), R.FIELD_NAME),
+    "coding_with_underscore": (get(b"TRANSFER_encoding: chunked"), R.FIELD_NAME),
     "host_port_text": (lines(b"GET / HTTP/1.1", b"Host: a:https"), R.HOST_INVALID),
 }
 
@@ -245,6 +250,13 @@ def test_upgrade_needs_the_connection_option() -> None:
     assert two is not None
     assert one.upgrade_tokens() == frozenset()
     assert two.upgrade_tokens() == {b"h2c", b"websocket"}
+
+
+def test_a_head_shows_neither_target_nor_fields() -> None:
+    head = new().feed(lines(b"GET /?k=sk-secret HTTP/1.1", b"Host: a", b"X-Key: sk-secret"))
+    assert head is not None
+    assert "secret" in str(head.headers)
+    assert "secret" not in repr(head)
 
 
 def test_the_text_of_a_refusal_holds_nothing_of_the_peer() -> None:

@@ -165,6 +165,13 @@ def test_event_stream_is_recognised() -> None:
     assert found[0].is_event_stream
 
 
+def test_a_head_does_not_show_cookies() -> None:
+    found = read(b"GET", [lines(b"HTTP/1.1 204 No", b"Set-Cookie: session=secret")])
+    assert found is not None
+    assert "secret" in str(found[0].headers)
+    assert "secret" not in repr(found[0])
+
+
 def test_writing_gives_back_what_was_read() -> None:
     raw = lines(b"HTTP/1.1 200 All good", b"x-b: 1", b"Content-Length: 3", b"X-B: 2")
     found = read(b"GET", [raw])

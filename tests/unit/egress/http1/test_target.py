@@ -24,6 +24,8 @@ from openshell.egress.http1 import (
         (b"[::1]:8443", Authority("::1", 8443)),
         (b"10.0.0.1:0", Authority("10.0.0.1", 0)),
         (b"a:65535", Authority("a", 65535)),
+        (b"_a-1.example.:443", Authority("_a-1.example.", 443)),
+        (b"a" * 254 + b":443", Authority("a" * 254, 443)),
     ],
 )
 def test_connect_target(target: bytes, expected: Authority) -> None:
@@ -45,6 +47,16 @@ def test_connect_target(target: bytes, expected: Authority) -> None:
         b"a:1/",
         b"/",
         b"[a]b:1",
+        b"*.example:443",
+        b"*:443",
+        b"a%2eexample:443",
+        b"a..example:443",
+        b".example:443",
+        b".:443",
+        b"a'b:443",
+        b"fe80::1%eth0:443",
+        b"[fe80::1%eth0]:443",
+        b"a" * 255 + b":443",
     ],
 )
 def test_connect_target_refused(target: bytes) -> None:
