@@ -77,9 +77,9 @@ def test_links_lead_to_their_prefixes(home):
         ".local/share/uv/tools/ruff",
         ".local/share/uv/python/cp312",
     }
-    assert str(home.root / ".local/share/uv/python/cp312/bin/python3.12") not in (
-        home.last.interpreters
-    ), "named py, so it is no interpreter by its name"
+    assert home.last.interpreters == (
+        str(home.root / ".local/share/uv/python/cp312/bin/python3.12"),
+    )
 
 
 def test_an_interpreter_line_is_followed(home):
@@ -93,7 +93,9 @@ def test_interpreters_are_named_by_their_real_path(home):
     home.program(".pyenv/versions/3.12/bin/python3.12", "\x7fELF")
     home.link(".pyenv/versions/3.12/bin/python3", "python3.12")
     (home.root / ".pyenv/versions/3.12/lib").mkdir()
-    home.expose(".pyenv/versions/3.12/bin")
+    home.program(".pyenv/versions/3.12/bin/python3-config", "\x7fELF")
+    home.program(".pyenv/shims/python3")
+    home.expose(".pyenv/shims")
     assert home.last.interpreters == (str(home.root / ".pyenv/versions/3.12/bin/python3.12"),)
 
 

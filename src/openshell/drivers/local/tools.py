@@ -9,7 +9,9 @@ It also finds files that look like credentials below what is exposed, so that th
 cover them: Landlock cannot subtract. It only decides and reports; called by the driver, on a thread.
 """
 
+import glob
 import os
+import re
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +44,11 @@ _SHARED = (".local", ".config", ".cache", ".var", "go", "snap", "Library", "Docu
 _COMPANIONS = {".cargo/bin": (".rustup/toolchains", ".rustup/settings.toml"), ".local/bin": ()}
 # A directory that holds one of these is somebody's home, whatever it is called.
 _HOME_MARKS = (".ssh", ".gnupg", ".bash_history", ".zsh_history", ".aws", ".kube", ".docker")
-_INTERPRETERS = ("python", "node", "ruby", "perl", "bun", "deno", "java", "php", "lua")
+_INTERPRETER = re.compile(
+    r"(python|pypy|node|ruby|perl|bun|deno|java|php|lua|guile|julia)[0-9.]*t?\Z"
+)
+# Where an exposed directory has its programs; the last is how version managers keep several.
+_PROGRAM_DIRECTORIES = (".", "bin", "versions/*/bin", "versions/*/*/bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,6 @@ class _Plan:
     homes: Homes
     paths: dict[str, None] = field(default_factory=dict)
     search: dict[str, None] = field(default_factory=dict)
-    interpreters: dict[str, None] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     followed: set[str] = field(default_factory=set)
 
@@ -108,7 +113,7 @@ def expose(
         paths=tuple(plan.paths),
         masked=masked,
         search_path=tuple(path for path in plan.search if plan.visible(path)),
-        interpreters=tuple(path for path in plan.interpreters if plan.visible(path)),
+        interpreters=_interpreters(plan),
         skipped=tuple(dict.fromkeys(plan.skipped)),
     )
 
@@ -158,11 +163,8 @@ def _follow_entries(directory: str, plan: _Plan) -> None:
             status = os.lstat(path)
         except OSError:
             continue
-        target = path
         if stat.S_ISLNK(status.st_mode):
-            target = _follow_link(path, plan)
-        if name.startswith(_INTERPRETERS) and os.access(target, os.X_OK):
-            plan.interpreters[os.path.realpath(target)] = None
+            _follow_link(path, plan)
         if stat.S_ISREG(status.st_mode) and status.st_mode & 0o111 and scripts < _MAX_SCRIPTS:
             scripts += 1
             interpreter = _shebang(path)
@@ -170,21 +172,20 @@ def _follow_entries(directory: str, plan: _Plan) -> None:
                 _expose_program(interpreter, plan)
 
 
-def _follow_link(path: str, plan: _Plan) -> str:
-    """Expose every step of a chain of links; answers its end."""
+def _follow_link(path: str, plan: _Plan) -> None:
+    """Expose every step of a chain of links."""
     for _ in range(_MAX_HOPS):
         try:
             target = os.readlink(path)
         except OSError:
-            return path
+            return
         # Directories on the way may be links too: each hop must exist under its resolved name.
         joined = os.path.join(os.path.dirname(path), target)
         path = os.path.join(os.path.realpath(os.path.dirname(joined)), os.path.basename(joined))
         if not os.path.lexists(path):
-            return path
+            return
         if not plan.visible(path):
             plan.add(_prefix_of(os.path.dirname(path), plan.homes, path))
-    return path
 
 
 def _expose_program(path: str, plan: _Plan) -> None:
@@ -258,6 +259,21 @@ def _mask(plan: _Plan, finder: CredentialFinder) -> tuple[str, ...]:
     return tuple(masked)
 
 
+def _interpreters(plan: _Plan) -> tuple[str, ...]:
+    """The kernel's names of the interpreters: resolved, and programs rather than scripts."""
+    found: dict[str, None] = {}
+    for exposed in plan.paths:
+        for pattern in _PROGRAM_DIRECTORIES:
+            for directory in sorted(glob.glob(pattern, root_dir=exposed)):
+                where = os.path.join(exposed, directory)
+                for name in _list(where)[:_MAX_ENTRIES]:
+                    if _INTERPRETER.match(name):
+                        real = os.path.realpath(os.path.join(where, name))
+                        if _head(real, 4) == b"\x7fELF" and plan.visible(real):
+                            found[real] = None
+    return tuple(found)
+
+
 def _under(path: str, roots: Iterable[str]) -> bool:
     return any(path == root or path.startswith(root + "/") for root in roots)
 
@@ -271,17 +287,22 @@ def _list(directory: str) -> list[str]:
 
 def _shebang(path: str) -> str:
     """The interpreter that a script names; empty for anything else."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError:
-        return ""
-    try:
-        head = os.read(fd, _MAX_SHEBANG)
-    except OSError:
-        return ""
-    finally:
-        os.close(fd)
+    head = _head(path, _MAX_SHEBANG)
     if not head.startswith(b"#!"):
         return ""
     words = head[2:].split(b"\n", 1)[0].split()
     return os.fsdecode(words[0]) if words and words[0].startswith(b"/") else ""
+
+
+def _head(path: str, size: int) -> bytes:
+    """The first bytes of a file; empty when it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, size)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
