@@ -88,6 +88,7 @@ class PeerIdentifier(Protocol):
 
 
 _Fingerprint: TypeAlias = tuple[int, int, int, int, int]
+_Mark: TypeAlias = tuple[str, _Fingerprint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class _Owner:
     cmdline: tuple[str, ...]
 
     def same_identity(self, other: "_Owner") -> bool:
-        return _paths(self) == _paths(other) and self.cmdline == other.cmdline
+        return _policy_identity(self) == _policy_identity(other)
 
 
 class _Changed(Exception):
@@ -196,7 +197,7 @@ class IdentityResolver:
             elif holds is None:
                 hidden += 1
         if not holders:
-            why = f"; {hidden} processes hide their descriptors" if hidden else ""
+            why = f"; processes that hide their descriptors: {hidden}" if hidden else ""
             return IdentityUnknown(f"no process of the sandbox holds the connection{why}")
         owners = [self._look(pid) for pid in sorted(holders)]
         for owner in owners[1:]:
@@ -390,9 +391,14 @@ def _hash(descriptor: int) -> tuple[str, _Fingerprint]:
     return digest.hexdigest(), mark
 
 
-def _paths(owner: _Owner) -> tuple[tuple[str, _Fingerprint], ...]:
-    chain = (owner.program, *owner.ancestors)
-    return tuple((program.path, program.fingerprint) for program in chain)
+def _policy_identity(owner: _Owner) -> tuple[_Mark, frozenset[_Mark], tuple[str, ...]]:
+    """Return what a policy could tell owners apart by.
+
+    Which programs stand above the owner counts, not how often: a process that has just forked
+    shares its sockets with a child that differs in nothing but one more ancestor, itself.
+    """
+    chain = [(each.path, each.fingerprint) for each in (owner.program, *owner.ancestors)]
+    return chain[0], frozenset(chain), owner.cmdline
 
 
 def _read(path: str) -> bytes:
