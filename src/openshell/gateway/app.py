@@ -267,7 +267,7 @@ class Gateway:
                 restrict=self._restrict,
             ),
             self._session_service,
-            ExecService(store, compute, self.sessions, self.relays, self.tasks, new_id=new_id),
+            ExecService(store, self.sessions, self.relays, self.tasks, new_id=new_id),
             WatchService(store, compute, self.bus),
         ]
 

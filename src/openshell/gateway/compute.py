@@ -115,7 +115,7 @@ class Compute:
         """The record as a client may see it."""
         return status.project(
             sandbox,
-            leased=self._sessions.is_leased(sandbox.metadata.id),
+            leased=self._sessions.is_ready(sandbox.metadata.id),
             now_ms=sandbox.metadata.created_at_ms,
         )
 
@@ -186,6 +186,8 @@ class Compute:
         if sandbox is None or status.phase_of(sandbox) is not Phase.READY:
             # Deleted, stopped or failed meanwhile: it may stay connected, nothing runs through it.
             session.ready = False
+        # What is shown depends on the session too, so the record may be the same and look new.
+        self._bus.publish(SANDBOX, session.sandbox_id)
 
     async def main_exited(self, sandbox_id: str, instance_id: str, exit_code: int) -> None:
         def change(sandbox: openshell_pb2.Sandbox, now_ms: int) -> bool:

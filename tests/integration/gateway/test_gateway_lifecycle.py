@@ -258,14 +258,15 @@ async def test_stop_and_start(gw):
 async def test_a_restarted_gateway_finds_its_sandboxes(tmp_path):
     async with running(tmp_path) as gw:
         sandbox, _ = await gw.ready()
-        state, port = gw.driver.sandboxes, gw.gateway.port
+        state = gw.driver.sandboxes
     async with running(tmp_path, state=state) as gw:
         found = await gw.get()
         assert found.status.phase == PROVISIONING
         assert reason(found) == "SupervisorNotConnected"
+        waiting = asyncio.ensure_future(gw.wait_phase("one", READY))
+        await asyncio.sleep(0.02)
         await gw.connect(sandbox.metadata.id)
-        await gw.wait_phase("one", READY)
-        assert port
+        await waiting
 
 
 async def test_a_restarted_gateway_finishes_a_deletion(tmp_path):

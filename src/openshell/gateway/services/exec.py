@@ -16,7 +16,6 @@ import grpc.aio
 
 from openshell._proto import openshell_ext_pb2, openshell_pb2
 from openshell.gateway import status
-from openshell.gateway.compute import Compute
 from openshell.gateway.errors import (
     failed_precondition,
     invalid_argument,
@@ -59,7 +58,6 @@ class ExecService:
     def __init__(
         self,
         store: Store,
-        compute: Compute,
         sessions: Sessions,
         relays: Relays,
         tasks: Tasks,
@@ -67,7 +65,6 @@ class ExecService:
         new_id: Callable[[], str],
     ) -> None:
         self._store = store
-        self._compute = compute
         self._sessions = sessions
         self._relays = relays
         self._tasks = tasks
@@ -116,8 +113,8 @@ class ExecService:
         row = await self._store.read(lambda tx: tx.get_by_id(Kind.SANDBOX, sandbox_id))
         if row is None:
             raise not_found("sandbox not found")
-        sandbox = self._compute.show(load(row, openshell_pb2.Sandbox))
-        phase = status.phase_of(sandbox)
+        # As stored, not as shown: a supervisor on its way is waited for when the relay is opened.
+        phase = status.phase_of(load(row, openshell_pb2.Sandbox))
         if phase is not Phase.READY:
             raise failed_precondition(f"sandbox is not ready (it is {phase.name})")
 
