@@ -1,5 +1,6 @@
 """Owners of real sockets of real processes; this test plays init."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -94,11 +95,13 @@ async def test_ancestors_stop_below_init(diag, v4_server):
 
 
 def kill_tree(process):
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    for child in children:
-        for grandchild in Path(f"/proc/{child}/task/{child}/children").read_text().split():
-            os.kill(int(grandchild), 9)
-        os.kill(int(child), 9)
+    """Kill from the top, so that nobody starts anything new."""
+    below = [process.pid]
+    for pid in below:
+        below += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    for pid in below:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 9)
     stop(process)
 
 
@@ -134,9 +137,7 @@ async def test_a_shared_socket(diag, v4_server, script, ambiguous):
         with accepted:
             found = await IdentityResolver(diag, os.getpid()).resolve(peers(accepted))
     finally:
-        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-            os.kill(int(child), 9)
-        stop(process)
+        kill_tree(process)
     if ambiguous:
         assert isinstance(found, IdentityUnknown)
         assert "ambiguous shared socket ownership" in found.reason
