@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from openshell._proto import sandbox_pb2
 from openshell.cli.failures import CliError
+from openshell.cli.output import note
 from openshell.codec.policy import policy_from_proto, policy_to_proto
+from openshell.policy.findings import Severity
 from openshell.policy.parse import PolicyParseError, dump_policy, parse_policy, policy_to_json
+from openshell.policy.validate import check_authored, errors_of, validate_policy
 
 if TYPE_CHECKING:
     from openshell.policy.model import SandboxPolicy
@@ -28,9 +31,18 @@ def read_policy(path: str) -> sandbox_pb2.SandboxPolicy:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise CliError(f"failed to read sandbox policy from {path}: {reason}") from error
     try:
-        return policy_to_proto(parse_policy(text, source=path))
+        policy = parse_policy(text, source=path)
     except PolicyParseError as error:
         raise CliError(f"failed to parse sandbox policy YAML\n{error}") from error
+    findings = (*check_authored(policy), *validate_policy(policy))
+    for finding in findings:
+        if finding.severity is Severity.WARNING:
+            note(f"Warning: {path}: {finding.location}: {finding.message}")
+    errors = errors_of(findings)
+    if errors:
+        lines = [f"  {path}: {finding.location}: {finding.message}" for finding in errors]
+        raise CliError("\n".join(["the policy is not valid", *lines]))
+    return policy_to_proto(policy)
 
 
 def _policy(message: sandbox_pb2.SandboxPolicy) -> SandboxPolicy:

@@ -76,10 +76,11 @@ def _findings(policy: SandboxPolicy) -> Iterator[Finding]:
         "best_effort",
         "hard_requirement",
     ):
-        yield _warning(
+        # The reference takes any other word as best_effort: a slip would then ask for less.
+        yield _error(
             "landlock_compatibility",
             "landlock.compatibility",
-            "unknown value, behaves as best_effort; expected best_effort or hard_requirement",
+            "unknown value; expected best_effort or hard_requirement",
         )
     for key in sorted(policy.network_policies):
         yield from _check_rule(policy.network_policies[key])

@@ -205,10 +205,9 @@ def _check_words(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
     elif endpoint.tls and endpoint.tls.lower() != "skip":
         yield report.warning("tls_unknown", "tls", "unknown value has no effect; expected skip")
     if endpoint.enforcement.lower() not in ("", "audit", "enforce"):
-        yield report.warning(
-            "enforcement_unknown",
-            "enforcement",
-            "unknown value behaves as audit, which blocks nothing; expected enforce or audit",
+        # The reference takes any other word as audit: a slip of the pen would then block nothing.
+        yield report.error(
+            "enforcement_unknown", "enforcement", "unknown value; expected enforce or audit"
         )
     if endpoint.access and endpoint.access not in ACCESS_PRESETS:
         yield report.warning(
