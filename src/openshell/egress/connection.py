@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from openshell.egress.admission import Admission, Admitted, NotAdmitted
+from openshell.egress.admission import Admission, Admitted, DestinationRefused, NotAdmitted
 from openshell.egress.ca import SandboxCA
 from openshell.egress.denials import Denials
 from openshell.egress.events import Actor, EventLog
@@ -122,7 +122,8 @@ class ClientConnection:
             verdict = admission.readmit(admitted, generation)
             if isinstance(verdict, Admitted):
                 self.admitted = verdict
-                verdict = None if self._may_stay_raw(verdict) else admitted
+                if self._may_stay_raw(verdict):
+                    return
         if verdict is None:
             return
         request = admitted.request
@@ -130,7 +131,7 @@ class ClientConnection:
             self.actor,
             HostPort(request.host, request.port),
             admitted.decision.matched_policy,
-            "the policy changed and does not allow this connection any more",
+            f"the policy changed: {_reason(verdict)}",
         )
         self.abort("the policy changed")
 
@@ -147,3 +148,13 @@ class ClientConnection:
         if self.raw_as_skip:
             return admitted.decision.tls_mode == "skip"
         return not admitted.decision.l7_configs
+
+
+def _reason(verdict: Admitted | NotAdmitted | RequestDenied) -> str:
+    match verdict:
+        case Admitted():
+            return "this connection would be inspected now"
+        case DestinationRefused():
+            return verdict.refused.reason
+        case _:
+            return verdict.reason

@@ -17,6 +17,7 @@ from openshell.egress.credentials import CredentialRefused
 from openshell.egress.denials import Denial, bare
 from openshell.egress.http1 import (
     BodyRejected,
+    BodyRejectReason,
     HeadRejected,
     RequestHead,
     render_request_head,
@@ -161,17 +162,16 @@ class Exchanges:
             return await self._invalid(judged, head, str(reason))
         finally:
             client.partner = None
-            body_done = pump is None or pump.done()
             if pump is not None:
                 pump.cancel()
                 with suppress(asyncio.CancelledError, Exception):
                     await pump
-            if answer.upstream_reusable and body_done:
+            if answer.upstream_reusable and body.done:
                 self._link.carried(answer.status)
             else:
                 self._link.drop()
         # A request whose body has not ended leaves bytes behind that are no request.
-        if not (keep and body_done):
+        if not (keep and body.done):
             await client.finish()
             return False
         return True
@@ -225,6 +225,10 @@ class Exchanges:
         return await self._say(refuse_request(self._services, self._connection, refused), head)
 
     async def _broken_body(self, judged: Judged, head: RequestHead, rejected: BodyRejected) -> bool:
+        if rejected.reason is BodyRejectReason.TRUNCATED:
+            # A client that gives up in the middle has broken no rule.
+            self._fail(judged, "the client ended in the middle of its request body")
+            return await self._say(bare(400), head)
         self._services.log.request_denied(
             self._connection.actor,
             judged.where,

@@ -360,3 +360,18 @@ async def test_an_upstream_that_hangs_up_in_the_middle_of_an_upload_is_a_502():
         extra = "Content-Length: 1000\r\n"
         await client.send(head(up.port, "POST", extra=extra) + b"only a part")
         assert problem(await client.rest())[0] == 502
+
+
+async def test_a_client_answered_early_cannot_go_on_with_the_rest_of_its_body():
+    async def hasty(reader, writer):
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(OK)
+            await writer.drain()
+
+    async with Upstream(script=hasty) as up, Proxy(rest_policy(rest(A, up.port))) as proxy:
+        client = await proxy.connect()
+        await client.send(head(up.port, "POST", extra="Content-Length: 100\r\n"))
+        assert await client.response() == (200, b"ok")
+        # What looks like a request is the body of the first one.
+        assert await client.say(head(up.port, path="/smuggled")) == b""
+    assert up.connections == 1
