@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-__all__ = ["CUTS", "bytewise", "cut", "pieces", "whole"]
+from openshell.egress.http1.fields import HeadReader
+
+__all__ = ["CUTS", "bytewise", "cut", "pieces", "read_head", "whole"]
+
+Head = TypeVar("Head")
 
 
 def whole(data: bytes) -> Iterator[bytes]:
@@ -36,3 +41,13 @@ def cut(data: bytes, seed: int) -> Iterator[bytes]:
 
 
 CUTS = {"whole": whole, "bytewise": bytewise, "threes": pieces(3), "sevens": pieces(7)}
+
+
+def read_head(reader: HeadReader[Head], parts: list[bytes]) -> tuple[Head, bytes] | None:
+    """The head and everything behind it, read or not; None while it has not ended."""
+    rest = list(parts)
+    while rest:
+        head = reader.feed(rest.pop(0))
+        if head is not None:
+            return head, reader.leftover + b"".join(rest)
+    return None

@@ -8,16 +8,13 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from openshell.egress.upstream import IDLE_SECONDS, MAX_IDLE, UpstreamFailed, UpstreamKey, Upstreams
+from support.certificates import make_certificates
 
 
 class Clock:
@@ -156,28 +153,10 @@ async def test_an_upstream_that_speaks_no_tls_is_a_tls_failure() -> None:
 
 
 def server_context(directory: Path, host: str) -> ssl.SSLContext:
-    """TLS of an upstream with a certificate of its own for the host."""
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .sign(private, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (directory / "cert.pem").write_bytes(certificate.public_bytes(pem))
-    (directory / "key.pem").write_bytes(
-        private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    """TLS of an upstream with a certificate for the host; `cert.pem` is whom to trust for it."""
+    make_certificates(directory / "cert.pem", directory / "key.pem", host)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
+    context.load_cert_chain(directory / "key.pem")
     return context
 
 

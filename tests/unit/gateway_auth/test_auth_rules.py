@@ -11,6 +11,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 
 from openshell._proto import openshell_pb2, options_pb2
+from openshell.gateway.auth.authentication import CallEvidence
 from openshell.gateway.auth.authorization import (
     Allowed,
     AuthMode,
@@ -269,6 +270,10 @@ def test_supervisor_acts_for_its_own_sandbox_only(
     denied = check_sandbox_scope(rule, SANDBOX, make(sandbox_id=OTHER))
     assert denied == Denied(Code.PERMISSION_DENIED, "the token belongs to another sandbox")
     assert check_sandbox_scope(rule, LOCAL_DEV_USER, make(sandbox_id=OTHER)) is None
+
+
+def test_evidence_does_not_show_the_token() -> None:
+    assert "secret" not in repr(CallEvidence(("Bearer secret",)))
 
 
 def test_no_line_of_a_batch_names_another_sandbox(table: AuthorizationTable) -> None:

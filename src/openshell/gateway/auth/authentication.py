@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
@@ -88,7 +88,7 @@ class AuthSettings:
 class CallEvidence:
     """What a call brings along. The certificate is one that TLS has verified."""
 
-    authorization: Sequence[str] = ()
+    authorization: Sequence[str] = field(default=(), repr=False)
     certificate_pem: bytes | None = None
 
 

@@ -22,7 +22,7 @@ from openshell.egress.http1 import (
     RequestHeadReader,
     render_request_head,
 )
-from unit.egress.feeding import CUTS, cut
+from unit.egress.feeding import CUTS, cut, read_head
 
 NEXT = b"GET /next HTTP/1.1\r\nHost: b\r\n\r\n"
 
@@ -146,15 +146,6 @@ REFUSED: dict[str, tuple[bytes, RejectReason]] = {
 }
 
 
-def read(reader: RequestHeadReader, parts: list[bytes]) -> tuple[RequestHead, bytes] | None:
-    rest = list(parts)
-    while rest:
-        head = reader.feed(rest.pop(0))
-        if head is not None:
-            return head, reader.leftover + b"".join(rest)
-    return None
-
-
 def new() -> RequestHeadReader:
     return RequestHeadReader(limit=FIRST_HEAD_LIMIT, require_host=True)
 
@@ -163,7 +154,7 @@ def new() -> RequestHeadReader:
 @pytest.mark.parametrize(("raw", "framing"), ACCEPTED.values(), ids=ACCEPTED.keys())
 def test_accepted(raw: bytes, framing: Framing, feeding) -> None:
     for behind in (b"", NEXT):
-        found = read(new(), list(feeding(raw + behind)))
+        found = read_head(new(), list(feeding(raw + behind)))
         assert found is not None
         head, leftover = found
         assert leftover == behind
@@ -177,7 +168,7 @@ def test_refused(raw: bytes, reason: RejectReason, feeding) -> None:
     for behind in (b"", NEXT):
         reader = new()
         with pytest.raises(HeadRejected) as caught:
-            read(reader, list(feeding(raw + behind)))
+            read_head(reader, list(feeding(raw + behind)))
         assert caught.value.reason is reason
         assert caught.value.status == (431 if "too_" in reason.value else 400)
         with pytest.raises(HeadRejected):
@@ -289,7 +280,7 @@ def heads(draw) -> RequestHead:
 
 @given(heads(), st.integers(0, 1000))
 def test_a_head_comes_back_equal(head: RequestHead, seed: int) -> None:
-    found = read(
+    found = read_head(
         RequestHeadReader(limit=1 << 16, require_host=True),
         list(cut(render_request_head(head), seed)),
     )

@@ -20,7 +20,7 @@ from openshell.egress.http1 import (
     ResponseHeadReader,
     render_response_head,
 )
-from unit.egress.feeding import CUTS
+from unit.egress.feeding import CUTS, read_head
 
 
 def lines(*parts: bytes) -> bytes:
@@ -111,13 +111,7 @@ REFUSED: dict[str, tuple[bytes, RejectReason]] = {
 
 
 def read(method: bytes, parts: list[bytes]) -> tuple[ResponseHead, bytes] | None:
-    reader = ResponseHeadReader(limit=RESPONSE_HEAD_LIMIT, request_method=method)
-    rest = list(parts)
-    while rest:
-        head = reader.feed(rest.pop(0))
-        if head is not None:
-            return head, reader.leftover + b"".join(rest)
-    return None
+    return read_head(ResponseHeadReader(limit=RESPONSE_HEAD_LIMIT, request_method=method), parts)
 
 
 @pytest.mark.parametrize("feeding", CUTS.values(), ids=CUTS.keys())
