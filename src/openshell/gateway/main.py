@@ -85,7 +85,9 @@ def _version() -> str:
 
 
 def _fail(error: Exception) -> int:
-    text = error.strerror if isinstance(error, OSError) and not str(error) else str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"cannot use {error.filename or 'a file'}: {error.strerror}"
     sys.stderr.write(f"openshell-gateway: {text}\n")
     return 1
 
