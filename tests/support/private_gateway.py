@@ -14,9 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from openshell.codec.policy import policy_to_proto
-
 from openshell._proto import openshell_pb2
+from openshell.codec.policy import policy_to_proto
 from openshell.policy.parse import parse_policy
 from openshell.sdk.client import SandboxClient
 from openshell.sdk.embedded import EmbeddedGateway
