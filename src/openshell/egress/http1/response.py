@@ -29,6 +29,8 @@ RESPONSE_HEAD_LIMIT = 16 * 1024
 # The space before an empty reason is often left out, and nothing depends on it.
 _STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-9][0-9]{2})(?: (.*))?", re.DOTALL).fullmatch
 
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
@@ -93,11 +95,16 @@ def _parse(block: bytes, method: bytes) -> ResponseHead:
     scan = FieldScan(lines)
     declared = scan.framing(http10=version == b"HTTP/1.0")
     # The declaration is checked even where no body follows, so that a contradictory head never passes.
+    headers = scan.headers
     if method == b"HEAD" or status < 200 or status in (204, 304):
         framing: Framing = NO_BODY
+        if status < 200 or status == 204:
+            # RFC 9112 6.1, RFC 9110 8.6: nothing may be declared here. A client that believed it would
+            # take the next response for a body.
+            headers = tuple([pair for pair in headers if pair[0].lower() not in _FRAMING])
     else:
         framing = UNTIL_CLOSE if declared is None else declared
-    return ResponseHead(version, status, reason or b"", scan.headers, framing)
+    return ResponseHead(version, status, reason or b"", headers, framing)
 
 
 def render_response_head(head: ResponseHead) -> bytes:

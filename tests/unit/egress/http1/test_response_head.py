@@ -159,6 +159,22 @@ def test_event_stream_is_recognised() -> None:
     assert found[0].is_event_stream
 
 
+@pytest.mark.parametrize("status", [b"100 Continue", b"103 Early Hints", b"204 No Content"])
+@pytest.mark.parametrize("field", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
+def test_a_body_that_cannot_be_is_not_declared_to_the_client(status: bytes, field: bytes) -> None:
+    found = read(b"GET", [lines(b"HTTP/1.1 " + status, field, b"X: 1") + b"5"])
+    assert found is not None
+    head, leftover = found
+    assert (head.framing, head.headers, leftover) == (NO_BODY, ((b"X", b"1"),), b"5")
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"304 Not Modified"])
+def test_the_length_of_a_body_left_out_is_kept(status: bytes) -> None:
+    found = read(b"HEAD", [lines(b"HTTP/1.1 " + status, b"Content-Length: 5")])
+    assert found is not None
+    assert (found[0].framing, found[0].values(b"content-length")) == (NO_BODY, (b"5",))
+
+
 def test_a_head_does_not_show_cookies() -> None:
     found = read(b"GET", [lines(b"HTTP/1.1 204 No", b"Set-Cookie: session=secret")])
     assert found is not None
