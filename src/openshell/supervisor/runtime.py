@@ -19,6 +19,7 @@ from openshell.egress.generation import Generation, GenerationHolder
 from openshell.policy.compile import quarantine
 from openshell.supervisor.bearer import Token
 from openshell.supervisor.config_source import ConfigSource
+from openshell.supervisor.ending import end_programs
 from openshell.supervisor.environment import search_path
 from openshell.supervisor.execs import Execs, ProgramContext
 from openshell.supervisor.gateway_client import GatewayClient
@@ -180,6 +181,9 @@ class Supervisor:
         code = exit_.code if 0 <= exit_.code <= 255 else _UNKNOWN_EXIT
         pid = self._main.execution.pid if self._main.execution else 0
         self._process_event(ocsf.ProcActivity.TERMINATE, pid, exit_)
+        # Its end is the sandbox's end: what it left running does not outlive it while clients
+        # fetch the output.
+        end_programs(self._sandbox.init_pid)
         report = report_exit(self._client, self._plan.sandbox_id, self._plan.instance_id, code)
         if self._stopping.is_set():
             # Stopped on request: nobody waits for output, and the driver's patience is short.

@@ -21,9 +21,10 @@ __all__ = ["EXTENSIONS", "Session", "SessionHandler"]
 
 EXTENSIONS = ("config-changed", "sandbox-report", "exec", "attach")
 
-# A local gateway that restarts listens again within a second; the ceiling is the contract's.
+# A local gateway that restarts listens again within a second, and asking a Unix socket costs
+# nothing: a few seconds at most. For gateways elsewhere the ceiling is the contract's.
 FIRST_WAIT = 0.05
-LONGEST_WAIT = 30.0
+LONGEST_WAIT = 3.0
 # The lease of Ready is renewed at this pace, whatever a gateway advertises beyond it.
 _HEARTBEAT_SECONDS = 5.0
 # Messages that may wait for the stream; results of relays and reports, a few bytes each.

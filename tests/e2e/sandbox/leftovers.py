@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+
+from openshell.drivers.local.state import start_ticks
 
 
 def processes_of(state_dir: str, sandbox_id: str) -> list[str]:
@@ -21,23 +24,47 @@ def processes_of(state_dir: str, sandbox_id: str) -> list[str]:
     return found
 
 
-def network_namespaces() -> set[str]:
-    """Every network namespace that some process of ours is in or holds open."""
+def namespaces_held_by(pid: int) -> set[str]:
+    """Namespaces that a process holds open: a supervisor's are its sandbox's."""
     found = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            found.add(os.readlink(f"/proc/{pid}/ns/net"))
-            for fd in os.listdir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    target = os.readlink(f"/proc/{pid}/fd/{fd}")
-                    if target.startswith("net:["):
-                        found.add(target)
+    with contextlib.suppress(OSError):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                target = os.readlink(f"/proc/{pid}/fd/{fd}")
+                if ":[" in target and not target.startswith(("socket:", "pipe:", "anon_inode:")):
+                    found.add(target)
     return found
 
 
-def mounts() -> set[str]:
+def ticks_now() -> int:
+    """The clock that start times of processes are told in."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
+def holders_of(namespaces: set[str], until: int) -> list[str]:
+    """Processes that are in one of these namespaces or hold it open.
+
+    Only those that started before `until`: the kernel gives numbers of namespaces out again at
+    once, for example to another test's sandbox.
+    """
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        started = start_ticks(int(pid))
+        if started is None or started >= until:
+            continue
+        own = set()
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"/proc/{pid}/ns"):
+                with contextlib.suppress(OSError):
+                    own.add(os.readlink(f"/proc/{pid}/ns/{name}"))
+        if (own | namespaces_held_by(int(pid))) & namespaces:
+            found.append(pid)
+    return found
+
+
+def mounts_under(path: str) -> list[str]:
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        return {line.split(" - ")[0].split(" ", 1)[1] for line in file}
+        return [line for line in file if path in line]
 
 
 def groups_of(sandbox_id: str) -> list[str]:

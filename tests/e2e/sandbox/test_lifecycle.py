@@ -8,7 +8,15 @@ import sys
 
 import pytest
 
-from e2e.sandbox.leftovers import groups_of, is_alive, mounts, network_namespaces, processes_of
+from e2e.sandbox.leftovers import (
+    groups_of,
+    holders_of,
+    is_alive,
+    mounts_under,
+    namespaces_held_by,
+    processes_of,
+    ticks_now,
+)
 from openshell._proto import sandbox_pb2
 from openshell.drivers.base import DriverError, DriverErrorCode, PlatformEvent, SandboxStatus
 from openshell.drivers.local import LocalDriver, processes
@@ -52,23 +60,25 @@ async def test_events_come_in_order_and_phases_are_told(world):
 
 
 async def test_nothing_is_left_after_delete(world):
-    before = mounts(), network_namespaces()
     box = await world.create("sh", "-c", "sleep 1000 & setsid sleep 1000 & sleep 1000")
     mess = "mkdir -p a/b; touch a/b/f; chmod 0 a/b a; mkfifo p; ln -s / l; touch -- '-rf'"
     assert (await world.gateway.run(box, "sh", "-c", mess)).code == 0
     supervisor, init = pids(world, box)
     assert is_alive(supervisor)
     assert is_alive(init)
-    assert network_namespaces() - before[1], "the probe sees the sandbox's namespace"
+    inside = namespaces_held_by(supervisor)
+    assert len(inside) >= 7
+    assert holders_of(inside, ticks_now()), "the probe sees who is in them"
 
+    deleted_at = ticks_now()
     assert await world.driver.delete(box)
 
     assert not is_alive(supervisor)
     assert not is_alive(init)
     assert processes_of(world.state, box) == []
     assert groups_of(box) == []
-    assert mounts() == before[0]
-    assert network_namespaces() == before[1]
+    assert mounts_under(world.state) == []
+    assert holders_of(inside, deleted_at) == []
     assert os.listdir(f"{world.state}/sandboxes") == []
     assert os.listdir(f"{world.state}/trash") == []
     assert await world.driver.delete(box) is False

@@ -32,8 +32,9 @@ from openshell.drivers.base import (
     PlatformEvent,
     SandboxStatus,
 )
-from openshell.drivers.launch import Exposure, LaunchPlan, PlanError, decode_plan, encode_plan
+from openshell.drivers.launch import Exposure, LaunchPlan, encode_plan
 from openshell.drivers.local import processes, request
+from openshell.drivers.local.adoption import Verdict, judge
 from openshell.drivers.local.credential_files import CredentialFinder, TooManyFiles
 from openshell.drivers.local.known import KnownSandbox
 from openshell.drivers.local.lock import StateLock
@@ -126,10 +127,11 @@ class LocalDriver:
         except StateDirError as error:
             raise DriverError(DriverErrorCode.FAILED_PRECONDITION, str(error)) from error
         self._boot = boot_id()
-        await asyncio.to_thread(self._empty_trash)
-        unclear = [name for name in sorted(os.listdir(self._paths.sandboxes)) if self._adopt(name)]
+        names = sorted(os.listdir(self._paths.sandboxes))
+        unclear = [name for name in names if self._adopt(name) is Verdict.UNCLEAR]
         if unclear:
             await self._adopt_from_zygote(unclear)
+        await asyncio.to_thread(self._empty_trash)
         # Ready before the first create needs it; nobody waits for it here.
         self._spawn(self._warm(), "zygote")
 
@@ -433,37 +435,27 @@ class LocalDriver:
 
     # -- adoption
 
-    def _adopt(self, name: str) -> str:
-        """Take up one directory; answers its name when only the zygote can tell if it runs."""
-        paths = self._paths.sandbox(name)
+    def _adopt(self, name: str) -> Verdict:
+        """Take up one directory."""
         try:
-            with open(paths.plan, "rb") as file:
-                plan = decode_plan(file.read())
-        except (OSError, PlanError):
-            plan = None
-        if plan is None or plan.sandbox_id != name:
-            # Half written: whoever asked for it got an error or no answer.
+            paths = self._paths.sandbox(name)
+        except ValueError:
+            # Not ours: we make no such names.
+            return Verdict.UNREADABLE
+        found = judge(name, paths, self._boot)
+        if found.verdict is Verdict.UNFINISHED:
             with contextlib.suppress(OSError):
                 os.rename(paths.root, f"{self._paths.trash}/{name}.{self._new_id()}")
-            self._empty_trash()
-            return ""
-        known = KnownSandbox(
-            plan, paths, backend=Backend.GONE, stopped=os.path.exists(paths.stopped)
-        )
-        known.failure = read_record(paths.failure, FailureRecord)
+        if found.plan is None:
+            return found.verdict
+        known = KnownSandbox(found.plan, paths, backend=Backend.GONE, stopped=found.stopped)
+        known.failure = found.failure
         self._sandboxes[name] = known
-        record = read_record(paths.process, ProcessRecord)
-        if record is None:
-            return "" if known.stopped or known.failure else name
-        pidfd = open_process(record, self._boot)
-        if pidfd is not None and processes.has_ended(pidfd):
-            os.close(pidfd)
-            pidfd = None
-        if pidfd is not None:
-            self._watch_process(known, record.pid, pidfd)
-        elif not known.stopped:
+        if found.verdict is Verdict.RUNNING:
+            self._watch_process(known, found.pid, found.pidfd)
+        elif found.verdict is Verdict.GONE:
             self._spawn(self._sweep(known), f"sweep of {name}")
-        return ""
+        return found.verdict
 
     async def _sweep(self, known: KnownSandbox) -> None:
         """Remove what a supervisor left that ended while nobody watched."""

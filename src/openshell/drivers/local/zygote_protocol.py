@@ -113,9 +113,10 @@ def decode_reply(data: bytes) -> Reply:
 
 def build_fingerprint(executable: str) -> str:
     """Names the code that a zygote holds in memory: a gateway never uses one of other code."""
-    import openshell  # noqa: PLC0415 - a namespace lookup, not a dependency of this module
-
-    root = os.path.dirname(os.path.abspath(openshell.__file__))
+    # The package's root: openshell/drivers/local/ is three levels below it.
+    root = os.path.abspath(__file__)
+    for _ in range(3):
+        root = os.path.dirname(root)
     digest = hashlib.sha256(os.fsencode(executable))
     for directory, _, names in sorted(os.walk(root)):
         for name in sorted(names):
