@@ -189,6 +189,7 @@ ATTACKS = {
     "key-url-in-header": forge({"jku": "https://example.com/keys"}),
     "critical-extension": forge({"crit": ["b64"], "b64": False}),
     "no-type": forge(json.dumps({"alg": "EdDSA", "kid": KEYS.kid})),
+    "unknown-type": forge({"typ": "at+jwt"}),
     "extension-token": forge({"typ": "openshell-ext+jwt"}),
     "extension-token-of-another-key": forge({"typ": "openshell-ext+jwt", "kid": "other"}),
     "header-no-object": forge('["EdDSA"]'),
