@@ -291,6 +291,9 @@ async def serve(sandbox, workspace, abstract):
 def main():
     options = json.loads(base64.b64decode(sys.argv[1]))
     workspace = options["workspace_dir"]
+    if os.geteuid() == 0:
+        # As a login has: they must not reach the sandbox.
+        os.setgroups([4, 24])
     prepared = prepare()
     if options.pop("without_overlay", False):
         mounts.overlay_read_only = without_overlay

@@ -155,3 +155,25 @@ def test_a_workspace_that_is_a_link_is_refused(mode: str) -> None:
 def test_an_ordinary_user_cannot_choose_another_identity() -> None:
     with running_sandbox("ordinary", host_uid=200005, host_gid=200005) as refused:
         assert refused.greeting["step"] == "identity"
+
+
+def _mount_options(sandbox: Sandbox) -> dict[str, set[str]]:
+    """Mount point inside -> options of the topmost mount there."""
+    lines = sandbox.run("cat", "/proc/self/mountinfo")["stdout"].splitlines()
+    return {line.split(" ")[4]: set(line.split(" ")[5].split(",")) for line in lines}
+
+
+def test_every_mount_is_as_tight_as_it_can_be(sandbox: Sandbox) -> None:
+    mounts = _mount_options(sandbox)
+    writable = {point for point, options in mounts.items() if "rw" in options}
+    devices = {f"/dev/{n}" for n in ("null", "zero", "full", "random", "urandom", "tty", "pts")}
+    scratch = {"/tmp", "/var", "/run", "/dev/shm"}
+    assert writable == {"/sandbox", "/proc", *scratch, *devices}
+    assert all("nosuid" in options for options in mounts.values())
+    assert {p for p, options in mounts.items() if "nodev" not in options} <= devices
+    for point in ("/", "/usr", "/etc", "/etc/openshell-tls", "/sys", "/proc/sys", "/proc/irq"):
+        assert "ro" in mounts[point]
+    for name in ("keys", "timer_list"):
+        if os.path.exists(f"/proc/{name}"):
+            assert f"/proc/{name}" in mounts
+    assert sandbox.run("cat", "/proc/sys/user/max_user_namespaces")["stdout"] == "0\n"

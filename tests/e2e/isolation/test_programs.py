@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from e2e.isolation.sandboxes import Sandbox, running_sandbox
+from e2e.isolation.sandboxes import MODES, Sandbox, running_sandbox
 
 
 def test_a_program_sees_itself_restricted(sandbox: Sandbox) -> None:
@@ -18,6 +18,9 @@ def test_a_program_sees_itself_restricted(sandbox: Sandbox) -> None:
         assert int(status[name], 16) == 0
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     assert (seen["uid"], seen["gid"]) == (1000, 1000)
+    if sandbox.mode == "root":
+        # An ordinary user cannot give his groups up; they are unmapped and reach nothing.
+        assert seen["groups"] == []
     assert seen["core"] == [0, 0]
     assert seen["blocked"] == 0
     assert not seen["ignored"] & (1 << (signal.SIGINT - 1))
@@ -134,3 +137,28 @@ def test_a_terminal_is_resized_and_hung_up(sandbox: Sandbox) -> None:
     answer = sandbox.ask({"op": "terminal"})
     assert answer == {"first": "up\r\n", "size": "50 132\r\n", "exit_code": 0}
     assert os.path.exists(f"{sandbox.workspace}/hung-up")
+
+
+def test_a_stopped_process_1_still_dies_with_its_supervisor(mode: str) -> None:
+    """It cannot see the end of the socket: the kernel's death signal is the second string."""
+    with running_sandbox(mode) as victim:
+        init = victim.greeting["init_pid"]
+        os.kill(init, signal.SIGSTOP)
+        victim.process.kill()
+        victim.process.wait()
+        deadline = time.monotonic() + 5
+        while os.path.exists(f"/proc/{init}") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        alive = os.path.exists(f"/proc/{init}") and not _is_zombie(init)
+        if alive:
+            os.kill(init, signal.SIGKILL)
+        assert not alive
+
+
+@pytest.mark.skipif("root" not in MODES, reason="needs root: looks into a process of dumpable 0")
+def test_process_1_holds_no_descriptor_of_the_supervisor(sandbox: Sandbox) -> None:
+    directory = f"/proc/{sandbox.greeting['init_pid']}/fd"
+    links = [os.readlink(f"{directory}/{number}") for number in os.listdir(directory)]
+    kinds = sorted(link.rpartition("/")[2].partition(":")[0] for link in links)
+    # Its control socket, and the signals of its children.
+    assert kinds == ["anon_inode", "null", "null", "null", "socket"]
