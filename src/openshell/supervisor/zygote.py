@@ -28,6 +28,7 @@ import msgspec
 from openshell.drivers.local import zygote_protocol as protocol
 from openshell.drivers.local.paths import StatePaths
 from openshell.drivers.local.state import boot_id, start_ticks
+from openshell.supervisor.isolation.syscalls import prctl
 
 __all__ = ["Zygote", "main"]
 
@@ -36,6 +37,7 @@ _IDLE_SECONDS = 60.0
 # How often the state directory is looked at; a stat.
 _CHECK_SECONDS = 5.0
 _MAX_CONNECTIONS = 16
+_PR_SET_CHILD_SUBREAPER = 36
 
 # Runs in the child and never returns to the loop: state paths, sandbox id, boot id -> exit status.
 Supervise = Callable[[StatePaths, str, str], int]
@@ -317,6 +319,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if lock < 0:
         sys.stderr.write(f"another zygote serves {paths.root}\n")
         return 1
+    # The first process of a sandbox whose supervisor was killed comes to us and is reaped; in a
+    # container the machine's own process 1 often reaps nobody, and a zombie keeps its namespaces.
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
     # Ctrl-C at the gateway's terminal is not for us, even where the session is the same.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     zygote = Zygote(paths, _load(), fingerprint, lock=lock, idle_seconds=arguments.idle_seconds)

@@ -188,3 +188,48 @@ def test_messages_come_back_equal():
         assert protocol.decode_request(protocol.encode(message)) == message
     with pytest.raises(msgspec.DecodeError):
         protocol.decode_request(protocol.encode(protocol.Pong(1, "x")))
+
+
+LOADED = """
+import os, sys, threading
+before = set(os.listdir("/proc/self/fd"))
+from openshell.supervisor.main import prepare
+prepare()
+assert len(os.listdir("/proc/self/task")) == 1, "threads"
+assert threading.active_count() == 1
+left = [os.readlink(f"/proc/self/fd/{fd}") for fd in set(os.listdir("/proc/self/fd")) - before
+        if os.path.exists(f"/proc/self/fd/{fd}")]
+assert not left, left
+import asyncio
+try:
+    asyncio.get_running_loop()
+except RuntimeError:
+    pass
+print("clean")
+"""
+
+
+async def test_what_it_loads_makes_no_thread_and_opens_nothing():
+    ran = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LOADED, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await ran.communicate()
+    assert out == b"clean\n"
+
+
+async def test_a_first_process_whose_supervisor_died_is_reaped(bench):
+    """In a container nobody else may do it, and a zombie keeps its namespaces."""
+    bench.sandbox("forks")
+    with open(f"{bench.paths.sandbox('forks').root}/fork", "w"):
+        pass
+    _, _, pidfd = await bench.launch("forks")
+    async with asyncio.timeout(5):
+        while not os.path.exists(f"{bench.paths.sandbox('forks').root}/child"):
+            await asyncio.sleep(0.01)
+    with open(f"{bench.paths.sandbox('forks').root}/child") as file:
+        child = int(file.read())
+    processes.send(pidfd, signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)
+    async with asyncio.timeout(5):
+        while os.path.exists(f"/proc/{child}"):
+            await asyncio.sleep(0.01)

@@ -126,14 +126,22 @@ class LocalDriver:
                     self._lock.acquire()
         except StateDirError as error:
             raise DriverError(DriverErrorCode.FAILED_PRECONDITION, str(error)) from error
+        try:
+            await self._take_up()
+        except BaseException:
+            self._lock.release()
+            raise
+        # Ready before the first create needs it; nobody waits for it here.
+        self._spawn(self._warm(), "zygote")
+
+    async def _take_up(self) -> None:
+        """Find what is there."""
         self._boot = boot_id()
         names = sorted(os.listdir(self._paths.sandboxes))
         unclear = [name for name in names if self._adopt(name) is Verdict.UNCLEAR]
         if unclear:
             await self._adopt_from_zygote(unclear)
         await asyncio.to_thread(self._empty_trash)
-        # Ready before the first create needs it; nobody waits for it here.
-        self._spawn(self._warm(), "zygote")
 
     async def close(self) -> None:
         """Let go. Sandboxes live on; the zygote ends if it has none."""
