@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv system check format test demo bench protos clean
+.PHONY: help venv system check format test demo bench protos docs clean
 
 help:
 	@echo "make check   format, lint, types, import arrows"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench   measurements beside peers"
 	@echo "make system  Debian packages that some tests and peers need (root; tests say what they lack)"
 	@echo "make protos  regenerate src/openshell/_proto from proto/"
+	@echo "make docs    regenerate the reference pages from the code"
 
 venv: $(STAMP)
 
@@ -52,6 +53,9 @@ bench: $(STAMP)
 
 protos: $(STAMP)
 	$(BIN)/python deploy/generate_protos.py
+
+docs: $(STAMP)
+	$(BIN)/python deploy/generate_docs.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

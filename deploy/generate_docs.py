@@ -1,0 +1,99 @@
+"""Writes the reference pages that are made of the code itself: docs/cli.md, docs/configuration.md.
+
+`make docs` runs it; a test compares, so the pages cannot drift.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from openshell.cli.main import cli
+from openshell.gateway.config import OPTIONS
+
+_DOCS = Path(__file__).parents[1] / "docs"
+
+_CLI_INTRO = """\
+# Command line
+
+Written by `make docs` from the program's own help. Exit codes: 0 done, 1 failed, 2 wrong usage, 124 a
+wait ran out of time, 130 interrupted; `sandbox exec`, `sandbox connect` and an attached
+`sandbox create` return the remote command's own code (128 + n after signal n).
+
+Results go to stdout, progress and hints to stderr. `-o json` and `-o yaml` are for programs: sorted
+keys, no colour. Colours appear on terminals only, and not with `NO_COLOR`.
+
+The options `-g/--gateway`, `--gateway-endpoint`, `--workspace` and `-v` are understood before and
+after every command; their variables are `OPENSHELL_GATEWAY`, `OPENSHELL_GATEWAY_ENDPOINT` and
+`OPENSHELL_WORKSPACE`.
+"""
+
+_CONFIG_INTRO = """\
+# Configuration of the gateway
+
+Written by `make docs` from the table in `openshell/gateway/config.py`. A flag beats a variable, a
+variable beats `gateway.toml`, which beats the default. The file is
+`$XDG_CONFIG_HOME/openshell/gateway.toml` unless `--config` names another. Unknown keys, wrong types and
+contradictions stop the start with the key's full name. What the contract has and this version has not is
+refused by name; those settings are the last table.
+
+The keys of the local driver stand in `[openshell.drivers.local]`:
+
+| key | type, default | meaning |
+|---|---|---|
+| `upstream_ca_bundle` | path, none | PEM file with further authorities for TLS to upstreams, added to the system's |
+| `pids_limit` | number, 2048 | processes per sandbox |
+
+State is under `$XDG_STATE_HOME/openshell` (`~/.local/state/openshell`): `gateway/` (database, log, key of
+stored credentials), `tls/` (certificates and token keys), `local/` (sandboxes). Everything is 0600 in 0700.
+"""
+
+
+def cli_page() -> str:
+    parts = [_CLI_INTRO]
+    _describe(cli, click.Context(cli, info_name="openshell"), parts)
+    return "\n".join(parts)
+
+
+def _describe(command: click.Command, context: click.Context, parts: list[str]) -> None:
+    context.terminal_width = context.max_content_width = 90
+    parts += [f"## {context.command_path}\n", "```", command.get_help(context).rstrip(), "```\n"]
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            _describe(child, click.Context(child, info_name=name, parent=context), parts)
+
+
+def configuration_page() -> str:
+    parts = [_CONFIG_INTRO]
+    for title, built in (("Settings", True), ("Known, not built yet", False)):
+        parts += [
+            f"## {title}\n",
+            "| flag | variable | key | default | meaning |",
+            "|---|---|---|---|---|",
+        ]
+        for option in OPTIONS:
+            if option.built is built:
+                cells = (option.flag, option.env, option.key)
+                named = [f"`{cell}`" if cell else "" for cell in cells]
+                default = "" if option.default in (None, "", ()) else f"`{option.default}`"
+                parts.append("| " + " | ".join([*named, default, option.help]) + " |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+PAGES = {"cli.md": cli_page, "configuration.md": configuration_page}
+
+
+def main() -> int:
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else _DOCS
+    for name, page in PAGES.items():
+        (directory / name).write_text(page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
