@@ -106,6 +106,7 @@ def test_nothing_is_left_when_the_supervisor_is_killed(mode: str) -> None:
         while os.path.exists(f"/proc/{init}") and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not os.path.exists(f"/proc/{init}") or _is_zombie(init)
+        victim.remove_groups()
 
 
 def _is_zombie(pid: int) -> bool:
@@ -152,6 +153,7 @@ def test_a_stopped_process_1_still_dies_with_its_supervisor(mode: str) -> None:
         alive = os.path.exists(f"/proc/{init}") and not _is_zombie(init)
         if alive:
             os.kill(init, signal.SIGKILL)
+        victim.remove_groups()
         assert not alive
 
 
