@@ -1,8 +1,10 @@
 """What a sandbox logs: events and plain lines, queued without ever blocking, pushed in batches.
 
-The queue is bounded; when it is full new lines are dropped and counted, and the count is said once
-there is room. A gateway that is away costs old lines, never the proxy's time. Lines are free of
-secrets by the contract of their makers; this module adds nothing to them.
+Queueing costs an append: lines are made when they are sent, so a flood that is dropped costs
+nothing. What an operator must see (refusals, findings, warnings) has a queue of its own, so that an
+agent cannot push its refusals out with traffic that is allowed. Both are bounded; what did not fit
+is counted, and the count is said. A gateway that is away costs old lines, never the proxy's time.
+Lines are free of secrets by the contract of their makers; this module adds nothing to them.
 """
 
 import asyncio
@@ -10,6 +12,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import grpc
 import grpc.aio
@@ -21,7 +25,7 @@ from openshell.supervisor.gateway_client import GatewayClient
 
 __all__ = ["LEVELS", "Logs"]
 
-# Lines that may wait: the contract's queue.
+# Lines that may wait, in each of the two queues: the contract's queue.
 _MAX_WAITING = 1024
 # A batch is sent when it has so many lines or is so old; the gateway keeps 100 of one batch.
 _BATCH_LINES = 50
@@ -34,9 +38,28 @@ _LONGEST_WAIT = 30.0
 
 LEVELS: Mapping[str, int] = {"error": 0, "warn": 1, "info": 2, "debug": 3, "trace": 4}
 
+_REFUSED_FOR_GOOD = frozenset(
+    {
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    time_ms: int
+    level: str
+    target: str
+    message: str
+
+
+_Entry: TypeAlias = ocsf.Event | _Plain
+
 
 class Logs:
-    """One queue of lines; its consumer is `push`."""
+    """Two queues of lines; their consumer is `push`."""
 
     def __init__(
         self,
@@ -50,45 +73,31 @@ class Logs:
         self._context = context
         self._threshold = LEVELS.get(level.lower(), LEVELS["info"])
         self._clock_ms = clock_ms
-        self._lines: deque[openshell_pb2.SandboxLogLine] = deque()
+        self._usual: deque[_Entry] = deque()
+        self._important: deque[_Entry] = deque()
         self._dropped = 0
         self._arrived = asyncio.Event()
         self._finishing = False
 
     def emit(self, event: ocsf.Event) -> None:
         """Log an event; never blocks. The sink of everything that decides."""
-        if len(self._lines) >= _MAX_WAITING:
-            self._dropped += 1
-            return
-        document = ocsf.to_json(event, self._context)
-        fields = {"ocsf": document.decode()} if len(document) <= _MAX_JSON else {}
-        self._add("OCSF", "ocsf", ocsf.to_line(event), fields, event.time_ms)
+        self._add(event, important=event.severity >= ocsf.Severity.MEDIUM)
 
     def log(self, level: str, target: str, message: str) -> None:
         """Log a plain line; warnings and errors also go to the supervisor's own output."""
-        if LEVELS[level] <= LEVELS["warn"]:
+        important = LEVELS[level] <= LEVELS["warn"]
+        if important:
             sys.stderr.write(f"{level.upper()} {target}: {message}\n")
             sys.stderr.flush()
         if LEVELS[level] <= self._threshold:
-            self._add(level.upper(), target, message, {}, self._clock_ms())
+            self._add(_Plain(self._clock_ms(), level.upper(), target, message), important=important)
 
-    def _add(
-        self, level: str, target: str, message: str, fields: Mapping[str, str], time_ms: int
-    ) -> None:
-        if len(self._lines) >= _MAX_WAITING:
+    def _add(self, entry: _Entry, *, important: bool) -> None:
+        queue = self._important if important else self._usual
+        if len(queue) >= _MAX_WAITING:
             self._dropped += 1
             return
-        self._lines.append(
-            openshell_pb2.SandboxLogLine(
-                sandbox_id=self._sandbox_id,
-                timestamp_ms=time_ms,
-                level=level,
-                target=target,
-                message=message[:_MAX_MESSAGE],
-                source="sandbox",
-                fields=fields,
-            )
-        )
+        queue.append(entry)
         self._arrived.set()
 
     async def push(self, client: GatewayClient) -> None:
@@ -100,14 +109,10 @@ class Logs:
                     self._batches(backoff), metadata=client.metadata()
                 )
             except grpc.aio.AioRpcError as error:
-                if error.code() in {
-                    grpc.StatusCode.UNAUTHENTICATED,
-                    grpc.StatusCode.PERMISSION_DENIED,
-                    grpc.StatusCode.UNIMPLEMENTED,
-                }:
+                if error.code() in _REFUSED_FOR_GOOD:
                     sys.stderr.write(f"WARN logs: push ended: {error.code().name}\n")
                     return
-            if self._finishing and not self._lines:
+            if self._finishing and not self._waiting():
                 return
             await asyncio.sleep(backoff.next())
 
@@ -116,21 +121,55 @@ class Logs:
         self._finishing = True
         self._arrived.set()
 
+    def _waiting(self) -> int:
+        return len(self._usual) + len(self._important)
+
     async def _batches(
         self, backoff: Backoff
     ) -> AsyncIterator[openshell_pb2.PushSandboxLogsRequest]:
         while True:
-            while not self._lines:
+            while not self._waiting():
                 if self._finishing:
                     return
                 self._arrived.clear()
                 await self._arrived.wait()
-            if len(self._lines) < _BATCH_LINES and not self._finishing:
+            if self._waiting() < _BATCH_LINES and not self._finishing:
                 # A moment for others to come along.
                 await asyncio.sleep(_BATCH_SECONDS)
-            if self._dropped and len(self._lines) < _MAX_WAITING:
-                dropped, self._dropped = self._dropped, 0
-                self._add("WARN", "logs", f"{dropped} log lines were dropped", {}, self._clock_ms())
-            batch = [self._lines.popleft() for _ in range(min(_BATCH_LINES, len(self._lines)))]
-            yield openshell_pb2.PushSandboxLogsRequest(sandbox_id=self._sandbox_id, logs=batch)
+            yield openshell_pb2.PushSandboxLogsRequest(
+                sandbox_id=self._sandbox_id, logs=self.take_batch()
+            )
             backoff.reset()
+
+    def take_batch(self) -> list[openshell_pb2.SandboxLogLine]:
+        """The next lines to send, the important ones first to be taken, in the order of time."""
+        entries: list[_Entry] = []
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            entries.append(
+                _Plain(self._clock_ms(), "WARN", "logs", f"{dropped} log lines were dropped")
+            )
+        for queue in (self._important, self._usual):
+            while queue and len(entries) < _BATCH_LINES:
+                entries.append(queue.popleft())
+        entries.sort(key=lambda entry: entry.time_ms)
+        return [self._line(entry) for entry in entries]
+
+    def _line(self, entry: _Entry) -> openshell_pb2.SandboxLogLine:
+        fields: dict[str, str] = {}
+        if isinstance(entry, _Plain):
+            level, target, message = entry.level, entry.target, entry.message
+        else:
+            level, target, message = "OCSF", "ocsf", ocsf.to_line(entry)
+            document = ocsf.to_json(entry, self._context)
+            if len(document) <= _MAX_JSON:
+                fields["ocsf"] = document.decode()
+        return openshell_pb2.SandboxLogLine(
+            sandbox_id=self._sandbox_id,
+            timestamp_ms=entry.time_ms,
+            level=level,
+            target=target,
+            message=message[:_MAX_MESSAGE],
+            source="sandbox",
+            fields=fields,
+        )

@@ -52,10 +52,13 @@ class Relays:
         tasks: Tasks,
         logs: Logs,
         ready: Callable[[], Awaitable[object]],
+        *,
+        has_main: bool,
     ) -> None:
         self._client = client
         self._execs = execs
         self._main = main
+        self._has_main = has_main
         self._tasks = tasks
         self._logs = logs
         # Nothing runs before a configuration is in force.
@@ -126,6 +129,11 @@ class Relays:
                 await self._execs.abandoned(target.exec_id)
 
     async def _attach(self, target: openshell_ext_pb2.AttachTarget, stream: "_Stream") -> None:
+        if not self._has_main:
+            missing = "this sandbox has no main process; run commands with exec"
+            await stream.send_exit(Exit(-1, error_code="NO_MAIN_PROCESS", error_message=missing), 0)
+            await stream.finish()
+            return
         execution, attachment = await self._main.attach(target)
         try:
             if target.stdin and not attachment.owns_input:

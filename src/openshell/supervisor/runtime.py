@@ -109,6 +109,7 @@ class Supervisor:
             self._tasks,
             self._logs,
             self._config.wait_loaded,
+            has_main=bool(plan.command),
         )
         self._accepted = asyncio.Event()
         self._stopping = asyncio.Event()

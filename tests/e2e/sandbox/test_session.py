@@ -85,6 +85,12 @@ async def test_a_command_that_does_not_exist_is_an_exit(world):
     assert ran.exit.error_code == "COMMAND_NOT_FOUND"
 
 
+async def test_without_a_main_process_there_is_nothing_to_attach_to(world):
+    box = await world.create()
+    ran = await (await world.gateway.relay(box, attach=ATTACH())).collect()
+    assert ran.exit.error_code == "NO_MAIN_PROCESS"
+
+
 async def test_output_beyond_the_bound_is_cut_and_said_so(world):
     box = await world.create("sh", "-c", "head -c 3000000 /dev/zero; echo end")
     await world.gateway.exits.get()
