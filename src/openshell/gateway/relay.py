@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 import grpc.aio
@@ -23,7 +23,6 @@ from openshell.gateway.errors import (
     internal,
     not_found,
     permission_denied,
-    resource_exhausted,
     unavailable,
 )
 from openshell.gateway.sessions import Session, SessionClosed, Sessions
@@ -46,7 +45,9 @@ KEPT_SECONDS = 30.0
 UNCLAIMED_MAX = 256
 """Channels waiting for their supervisor in the whole process."""
 UNCLAIMED_PER_SANDBOX_MAX = 32
-"""The same for one sandbox: one that hangs must not use up all of them."""
+"""The same for one sandbox: one that hangs must not use up all of them. Others wait for a turn."""
+TURNS_PER_SANDBOX_MAX = 512
+"""Requests for one sandbox that have or await a turn; a healthy supervisor serves them in a second."""
 
 _log = logging.getLogger(__name__)
 
@@ -131,6 +132,14 @@ class _Channel:
             self.claimed.result().abort("nobody waits for this relay any more")
 
 
+class _Turns:
+    """Who may ask one sandbox's supervisor at a time."""
+
+    def __init__(self) -> None:
+        self.users = 0
+        self.free = asyncio.Semaphore(UNCLAIMED_PER_SANDBOX_MAX)
+
+
 class Relays:
     """The broker between requesters and supervisors."""
 
@@ -138,6 +147,7 @@ class Relays:
         self._sessions = sessions
         self._new_id = new_id
         self._channels: dict[str, _Channel] = {}
+        self._turns: dict[str, _Turns] = {}
 
     def __repr__(self) -> str:
         return f"Relays({len(self._channels)} unclaimed)"
@@ -159,13 +169,38 @@ class Relays:
             raise _failed("the supervisor's session is not connected")
         if extension is not None and extension not in session.extensions:
             raise _failed(f"this sandbox's supervisor does not offer '{extension}'; recreate it")
-        channel = self._register(sandbox_id, target)
+        async with self._turn(sandbox_id):
+            return await self._ask(session, self._register(sandbox_id, target))
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, sandbox_id: str) -> AsyncIterator[None]:
+        """Lets so many ask at a time; the others wait as long as the first may."""
+        turns = self._turns.setdefault(sandbox_id, _Turns())
+        if turns.users >= TURNS_PER_SANDBOX_MAX:
+            raise _failed("too many relays are waiting for this sandbox")
+        turns.users += 1
+        try:
+            try:
+                async with asyncio.timeout(CLAIM_SECONDS):
+                    await turns.free.acquire()
+            except TimeoutError as error:
+                raise _failed("too many relays are waiting for this sandbox") from error
+            try:
+                yield
+            finally:
+                turns.free.release()
+        finally:
+            turns.users -= 1
+            if not turns.users:
+                del self._turns[sandbox_id]
+
+    async def _ask(self, session: Session, channel: _Channel) -> Relay:
         try:
             await session.send(openshell_pb2.GatewayMessage(relay_open=channel.request))
             async with asyncio.timeout(CLAIM_SECONDS):
                 return await channel.claimed
         except SessionClosed as error:
-            self._channels.pop(target.channel_id, None)
+            self._channels.pop(channel.request.channel_id, None)
             raise _failed("the supervisor's session ended") from error
         except TimeoutError as error:
             channel.give_up()
@@ -177,15 +212,9 @@ class Relays:
     def _register(self, sandbox_id: str, target: openshell_pb2.RelayOpen) -> _Channel:
         now = asyncio.get_running_loop().time()
         self._sweep(now)
-        waiting = [channel for channel in self._channels.values() if not channel.claimed.done()]
-        mine = sum(channel.sandbox_id == sandbox_id for channel in waiting)
-        try:
-            if len(waiting) >= UNCLAIMED_MAX:
-                raise resource_exhausted("too many relays are waiting for their supervisors")
-            if mine >= UNCLAIMED_PER_SANDBOX_MAX:
-                raise resource_exhausted("too many relays are waiting for this sandbox")
-        except ApiError as error:
-            raise _failed(error.message) from error
+        waiting = sum(not channel.claimed.done() for channel in self._channels.values())
+        if waiting >= UNCLAIMED_MAX:
+            raise _failed("too many relays are waiting for their supervisors")
         target.channel_id = self._new_id()
         channel = _Channel(sandbox_id, target, now)
         self._channels[target.channel_id] = channel

@@ -172,8 +172,20 @@ async def test_nobody_comes(gw):
         await gw.gateway.relays.open(sandbox.metadata.id, opening(), wait_seconds=0.01)
 
 
+async def test_who_asks_while_many_are_unclaimed_waits_for_a_turn(gw, monkeypatch):
+    monkeypatch.setattr(relay_module, "UNCLAIMED_PER_SANDBOX_MAX", 1)
+    sandbox, supervisor = await gw.ready()
+    relays = gw.gateway.relays
+    asking = [asyncio.ensure_future(relays.open(sandbox.metadata.id, opening())) for _ in range(3)]
+    for _ in asking:
+        await supervisor.claim((await supervisor.next("relay_open")).channel_id)
+    for relay in await asyncio.gather(*asking):
+        relay.close()
+
+
 async def test_unclaimed_relays_are_limited_and_expire(gw, monkeypatch):
     monkeypatch.setattr(relay_module, "UNCLAIMED_PER_SANDBOX_MAX", 2)
+    monkeypatch.setattr(relay_module, "TURNS_PER_SANDBOX_MAX", 2)
     monkeypatch.setattr(relay_module, "CLAIM_SECONDS", 0.1)
     sandbox, supervisor = await gw.ready()
     relays = gw.gateway.relays
