@@ -150,9 +150,11 @@ async def test_the_session_comes_back_to_a_restarted_gateway(world):
 
 
 async def test_the_exit_is_reported_when_the_gateway_is_back(world):
-    box = await world.create("sh", "-c", "read x; exit 9")
+    box = await world.create("sh", "-c", "read x; echo taken; sleep 0.3; exit 9")
     relay = await world.gateway.relay(box, attach=ATTACH(stdin=True))
     await relay.send(stdin=b"\n")
+    while (await relay.next()).WhichOneof("frame") != "stdout":
+        pass
     await world.gateway.stop()
     world.gateway = FakeGateway(f"{world.directory}/gateway.sock")
     await world.gateway.start()
