@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from openshell.codec.policy import policy_to_proto
 from table import Peer, Row, median_ms, repeat, timed
 
 from openshell._proto import openshell_pb2
+from openshell.codec.policy import policy_to_proto
 from openshell.policy.parse import parse_policy
 from openshell.sdk.client import SandboxClient
 from openshell.sdk.nouns import PolicyClient

@@ -16,7 +16,7 @@ from openshell.gateway.store import (
 )
 
 
-def row(id="a", name="alpha", kind="thing", workspace="default", **more):  # noqa: A002
+def row(id="a", name="alpha", kind="thing", workspace="default", **more):
     return NewRow(id=id, kind=kind, workspace=workspace, name=name, payload=b"p", **more)
 
 
