@@ -368,7 +368,7 @@ def traces(sandbox_id: str, directory: Path, pids: list[str] | None = None) -> d
             pids = [root, *descendants(root)]
         except (OSError, ValueError, KeyError):
             pass
-    alive = [pid for pid in pids if Path(f"/proc/{pid}/exe").exists() or is_alive(pid)]
+    alive = [pid for pid in pids if is_alive(pid)]
     cgroups = [
         str(path) for base in (Path("/sys/fs/cgroup"),) for path in base.glob(f"**/*{sandbox_id}*")
     ]
