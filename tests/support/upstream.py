@@ -29,6 +29,10 @@ class Upstream:
 
     port: int
     received: list[Received] = field(default_factory=list)
+    # Path to the Location it is redirected to.
+    redirects: dict[str, str] = field(default_factory=dict)
+    # Accepted connections: also those that brought no request.
+    connections: int = 0
 
     @property
     def paths(self) -> list[str]:
@@ -49,7 +53,10 @@ def http_upstream(certificate: Path | None = None) -> Iterator[Upstream]:
                 Received(self.command, self.path, dict(self.headers.items()), body)
             )
             answer = f"{self.command} {self.path}".encode()
-            self.send_response(200)
+            location = upstream.redirects.get(self.path)
+            self.send_response(307 if location else 200)
+            if location:
+                self.send_header("Location", location)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             if self.command != "HEAD":
@@ -62,6 +69,10 @@ def http_upstream(certificate: Path | None = None) -> Iterator[Upstream]:
 
     class Server(http.server.ThreadingHTTPServer):
         request_queue_size = 256
+
+        def verify_request(self, request: object, client_address: object) -> bool:
+            upstream.connections += 1
+            return True
 
         def handle_error(self, request: object, client_address: object) -> None:
             pass
