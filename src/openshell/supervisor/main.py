@@ -1,8 +1,9 @@
 """From a sandbox's directory to a running supervisor: the part before there is an event loop.
 
-Order matters here. The plan is read, process 1 is cloned and shuts itself in, and only then is the
-token read and a loop, a channel or a thread made: process 1 is a copy of what this process was when
-it was cloned. A start that fails leaves the reason in the sandbox's directory and nothing else.
+Order matters here. The plan is read, process 1 is cloned, and only then is the token read and a
+loop, a channel or a thread made: process 1 is a copy of what this process was when it was cloned.
+While it shuts itself in, the gateway is called. A start that fails leaves the reason in the
+sandbox's directory and nothing else.
 
 `prepare` runs in the zygote, the rest in its forks.
 """
@@ -31,7 +32,7 @@ from openshell.supervisor.bearer import TokenError, read_token
 from openshell.supervisor.candidate import read_policy
 from openshell.supervisor.gateway_client import EndpointError
 from openshell.supervisor.isolation.errors import IsolationError
-from openshell.supervisor.isolation.launch import IsolatedSandbox, Prepared, start
+from openshell.supervisor.isolation.launch import Prepared, StartingSandbox, begin
 from openshell.supervisor.isolation.launch import prepare as prepare_isolation
 from openshell.supervisor.network import TrustRoots
 from openshell.supervisor.phases import Phases, phase_of
@@ -72,27 +73,27 @@ def supervise(paths: SandboxPaths, boot: str, prepared: Prepared, roots: TrustRo
     try:
         plan = _read_plan(paths)
         _write_process(paths, plan, boot)
-        sandbox = _isolate(paths, plan, prepared, phases)
-        write_record(paths.isolation, _isolation_record(sandbox, boot))
+        starting = _isolate(paths, plan, prepared)
     except _StartError as error:
         return _fail(paths, phases, error)
     except OSError as error:
-        text = f"{error.filename or paths.root}: {error.strerror}"
-        return _fail(paths, phases, _StartError("supervisor", "STATE", text))
-    # Without a loop of our own yet, so that a failure here still takes process 1 along.
+        return _fail(paths, phases, _state_error(paths, error))
+    # Whatever fails from here takes process 1 along.
     try:
-        phases.begin("supervisor")
+        write_record(paths.isolation, _isolation_record(starting, boot))
         token = read_token(paths.token)
 
         async def serve() -> int:
-            return await Supervisor(plan, sandbox, prepared, roots, token, phases).run()
+            return await Supervisor(plan, starting, prepared, roots, token, phases).run()
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve())
+    except IsolationError as error:
+        return _fail(paths, phases, _isolation_error(error))
     except (TokenError, EndpointError, OSError) as error:
         return _fail(paths, phases, _StartError("supervisor", "SUPERVISOR", str(error)))
     finally:
-        sandbox.close()
+        starting.close()
 
 
 def _read_plan(paths: SandboxPaths) -> LaunchPlan:
@@ -112,9 +113,7 @@ def _write_process(paths: SandboxPaths, plan: LaunchPlan, boot: str) -> None:
     write_record(paths.process, record)
 
 
-def _isolate(
-    paths: SandboxPaths, plan: LaunchPlan, prepared: Prepared, phases: Phases
-) -> IsolatedSandbox:
+def _isolate(paths: SandboxPaths, plan: LaunchPlan, prepared: Prepared) -> StartingSandbox:
     try:
         with open(paths.config, "rb") as file:
             config = sandbox_pb2.GetSandboxConfigResponse.FromString(file.read())
@@ -125,14 +124,20 @@ def _isolate(
     except ValueError as error:
         raise _StartError("isolation", "POLICY", f"the policy cannot be used: {error}") from None
     try:
-        sandbox = start(spec, prepared)
+        return begin(spec, prepared)
     except IsolationError as error:
-        raise _StartError(phase_of(error.step), error.step.upper(), str(error)) from None
-    phases.add_steps(sandbox.phases)
-    return sandbox
+        raise _isolation_error(error) from None
 
 
-def _isolation_record(sandbox: IsolatedSandbox, boot: str) -> IsolationRecord:
+def _isolation_error(error: IsolationError) -> _StartError:
+    return _StartError(phase_of(error.step), error.step.upper(), str(error))
+
+
+def _state_error(paths: SandboxPaths, error: OSError) -> _StartError:
+    return _StartError("supervisor", "STATE", f"{error.filename or paths.root}: {error.strerror}")
+
+
+def _isolation_record(sandbox: StartingSandbox, boot: str) -> IsolationRecord:
     ticks = start_ticks(sandbox.init_pid)
     init = ProcessRecord(sandbox.init_pid, -1 if ticks is None else ticks, boot)
     return IsolationRecord(init, sandbox.cgroups.paths)

@@ -60,11 +60,11 @@ class Egress:
         holder: GenerationHolder,
         plan: LaunchPlan,
         roots: TrustRoots,
+        ca: SandboxCA,
         logs: Logs,
     ) -> None:
-        ca = SandboxCA(dt.datetime.now(dt.UTC))
         own, bundle = TRUST_FILES
-        # Before any program runs; the key is made here and now, after process 1 was cloned.
+        # Before any program runs.
         sandbox.publish_trust({own: ca.certificate_pem, bundle: ca.bundle(roots.bundle)})
         self._resolver = HostResolver()
         self._packets = PacketLog(sandbox, logs.emit)

@@ -1,19 +1,23 @@
 """The supervisor at work: wires its parts together, in the order that keeps the promises.
 
-Session and configuration are fetched side by side; the proxy serves before anything of the agent
-runs; the main process starts when the session was accepted and a configuration is in force; its end
-is reported until the gateway knows it. Losing the gateway changes nothing for the workload. When
-this ends, process 1 and everything inside ends with it. Called once, by `main`.
+Session and configuration are fetched side by side, while process 1 still builds the inside; the
+proxy serves before anything of the agent runs; the main process starts when process 1 has shut
+itself in, the session was accepted and a configuration is in force; its end is reported until the
+gateway knows it. Losing the gateway changes nothing for the workload. When this ends, process 1
+and everything inside ends with it. Called once, by `main`.
 """
 
 import asyncio
+import datetime as dt
 import signal
 import socket
 import time
+from dataclasses import dataclass
 
 from openshell import ocsf
 from openshell._proto import openshell_pb2
 from openshell.drivers.launch import LaunchPlan
+from openshell.egress.ca import SandboxCA
 from openshell.egress.credentials import CredentialSet
 from openshell.egress.generation import Generation, GenerationHolder
 from openshell.policy.compile import quarantine
@@ -24,7 +28,12 @@ from openshell.supervisor.environment import search_path
 from openshell.supervisor.execs import Execs, ProgramContext
 from openshell.supervisor.gateway_client import GatewayClient
 from openshell.supervisor.hardening import harden
-from openshell.supervisor.isolation.launch import IsolatedSandbox, Prepared
+from openshell.supervisor.isolation.launch import (
+    SETUP_TIMEOUT_S,
+    IsolatedSandbox,
+    Prepared,
+    StartingSandbox,
+)
 from openshell.supervisor.isolation.model import TRUST_DIRECTORY, Layer
 from openshell.supervisor.logs import Logs
 from openshell.supervisor.mainproc import MainProcess
@@ -52,6 +61,19 @@ _LEAVE_SECONDS = 0.1
 _FLUSH_SECONDS = 1.0
 _STOP_REPORT_SECONDS = 2.0
 _UNKNOWN_EXIT = 255
+# Relays that may wait for process 1: the gateway's bound on those that nobody has taken up.
+_MAX_EARLY_RELAYS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Inside:
+    """What exists only once process 1 has shut itself in."""
+
+    sandbox: IsolatedSandbox
+    host: ProcessHost
+    main: MainProcess
+    relays: Relays
+    egress: Egress
 
 
 class Supervisor:
@@ -60,18 +82,18 @@ class Supervisor:
     def __init__(
         self,
         plan: LaunchPlan,
-        sandbox: IsolatedSandbox,
+        starting: StartingSandbox,
         prepared: Prepared,
         roots: TrustRoots,
         token: Token,
         phases: Phases,
     ) -> None:
         self._plan = plan
-        self._sandbox = sandbox
+        self._starting = starting
         self._prepared = prepared
         self._roots = roots
         self._phases = phases
-        self._layers: tuple[Layer, ...] = sandbox.layers
+        self._layers: tuple[Layer, ...] = ()
         self._logs = Logs(
             plan.sandbox_id,
             ocsf.EventContext(
@@ -88,29 +110,14 @@ class Supervisor:
         self._holder = GenerationHolder(
             Generation(0, quarantine("no configuration was loaded yet", 0), CredentialSet())
         )
-        self._host = ProcessHost(sandbox)
         self._reporter = PolicyReporter(self._client, plan.sandbox_id, self._logs)
         self._config = ConfigSource(
             self._client, plan.sandbox_id, self._holder, self._reporter, self._logs
         )
         self._session = Session(self._client, plan.sandbox_id, plan.instance_id, self)
-        self._context = ProgramContext(
-            self._host,
-            self._holder,
-            plan.environment,
-            search_path(plan.exposure.search_path),
-            TRUST_DIRECTORY,
-        )
-        self._main = MainProcess(self._context, self._tasks)
-        self._relays = Relays(
-            self._client,
-            Execs(self._context, self._tasks),
-            self._main,
-            self._tasks,
-            self._logs,
-            self._config.wait_loaded,
-            has_main=bool(plan.command),
-        )
+        self._inside: _Inside | None = None
+        # Asked for before there was an inside to serve them.
+        self._early_relays: list[openshell_pb2.RelayOpen] = []
         self._accepted = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -129,24 +136,77 @@ class Supervisor:
         start(renew_token(self._client, self._token, self._logs), "token")
         # Lets the connection to the gateway begin: it is made beside what follows.
         await asyncio.sleep(0)
-        egress = Egress(self._sandbox, self._holder, self._plan, self._roots, self._logs)
+        inside: _Inside | None = None
         try:
-            await egress.start()
-            code = await self._serve()
+            ca = SandboxCA(dt.datetime.now(dt.UTC))
+            inside = self._furnish(await self._shut_in(), ca)
+            await inside.egress.start()
+            self._open(inside)
+            code = await self._serve(inside)
             self._logs.finish()
             await asyncio.wait({pushing}, timeout=_FLUSH_SECONDS)
             return code
         finally:
-            await egress.close()
+            if inside is not None:
+                await inside.egress.close()
             await self._tasks.close()
-            await self._host.close()
+            if inside is not None:
+                await inside.host.close()
             await self._client.close()
 
-    async def _serve(self) -> int:
-        ending = asyncio.ensure_future(self._stopping.wait())
-        dying = asyncio.ensure_future(self._host.gone.wait())
+    async def _shut_in(self) -> IsolatedSandbox:
+        """Wait for process 1; raises IsolationError."""
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+        loop.add_reader(self._starting.fileno(), told.set)
         try:
-            running = self._tasks.start(self._start_main(), "main")
+            async with asyncio.timeout(SETUP_TIMEOUT_S):
+                await told.wait()
+        except TimeoutError:
+            # Said below, in the words of the step.
+            pass
+        finally:
+            loop.remove_reader(self._starting.fileno())
+        sandbox = self._starting.finish(timeout_s=0)
+        self._phases.add_steps(sandbox.phases)
+        self._phases.begin("supervisor")
+        self._layers = sandbox.layers
+        return sandbox
+
+    def _furnish(self, sandbox: IsolatedSandbox, ca: SandboxCA) -> _Inside:
+        host = ProcessHost(sandbox)
+        context = ProgramContext(
+            host,
+            self._holder,
+            self._plan.environment,
+            search_path(self._plan.exposure.search_path),
+            TRUST_DIRECTORY,
+        )
+        main = MainProcess(context, self._tasks)
+        relays = Relays(
+            self._client,
+            Execs(context, self._tasks),
+            main,
+            self._tasks,
+            self._logs,
+            self._config.wait_loaded,
+            has_main=bool(self._plan.command),
+        )
+        egress = Egress(sandbox, self._holder, self._plan, self._roots, ca, self._logs)
+        return _Inside(sandbox, host, main, relays, egress)
+
+    def _open(self, inside: _Inside) -> None:
+        """Take up relays, those first that were asked for too early."""
+        self._inside = inside
+        early, self._early_relays = self._early_relays, []
+        for relay in early:
+            inside.relays.open(relay, self._session)
+
+    async def _serve(self, inside: _Inside) -> int:
+        ending = asyncio.ensure_future(self._stopping.wait())
+        dying = asyncio.ensure_future(inside.host.gone.wait())
+        try:
+            running = self._tasks.start(self._start_main(inside.main), "main")
             await asyncio.wait({running, ending, dying}, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
                 running.cancel()
@@ -155,36 +215,36 @@ class Supervisor:
             if not self._plan.command:
                 await asyncio.wait({ending, dying}, return_when=asyncio.FIRST_COMPLETED)
                 return 0 if self._stopping.is_set() else _UNKNOWN_EXIT
-            finished = self._tasks.start(self._main.wait(), "main exit")
+            finished = self._tasks.start(inside.main.wait(), "main exit")
             await asyncio.wait({finished, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not finished.done() and self._main.execution is not None:
+            if not finished.done() and inside.main.execution is not None:
                 # The driver's patience bounds this wait, not ours.
-                await self._main.execution.signal("TERM")
-            return await self._ended(await finished)
+                await inside.main.execution.signal("TERM")
+            return await self._ended(inside, await finished)
         finally:
             for waiter in (ending, dying):
                 waiter.cancel()
 
-    async def _start_main(self) -> None:
+    async def _start_main(self, main: MainProcess) -> None:
         """When the session stands and a configuration is in force."""
         await self._accepted.wait()
         self._phases.begin("ready")
         await self._config.wait_loaded()
         if self._plan.command:
-            execution = await self._main.start(self._plan.command, tty=self._plan.tty)
+            execution = await main.start(self._plan.command, tty=self._plan.tty)
             self._process_event(ocsf.ProcActivity.LAUNCH, execution.pid)
         self._layers = (*self._layers, harden(self._prepared))
         self._phases.end()
         self._send_report()
 
-    async def _ended(self, exit_: Exit) -> int:
+    async def _ended(self, inside: _Inside, exit_: Exit) -> int:
         """Tell the gateway, let clients have the rest of the output, and end."""
         code = exit_.code if 0 <= exit_.code <= 255 else _UNKNOWN_EXIT
-        pid = self._main.execution.pid if self._main.execution else 0
+        pid = inside.main.execution.pid if inside.main.execution else 0
         self._process_event(ocsf.ProcActivity.TERMINATE, pid, exit_)
         # Its end is the sandbox's end: what it left running does not outlive it while clients
         # fetch the output.
-        end_programs(self._sandbox.init_pid)
+        end_programs(inside.sandbox.init_pid)
         report = report_exit(self._client, self._plan.sandbox_id, self._plan.instance_id, code)
         if self._stopping.is_set():
             # Stopped on request: nobody waits for output, and the driver's patience is short.
@@ -193,8 +253,8 @@ class Supervisor:
             )
             return code
         await report
-        patience = _GONE_SECONDS if self._host.gone.is_set() else _LINGER_SECONDS
-        leaving = self._tasks.start(self._main.wait_delivered(patience), "last output")
+        patience = _GONE_SECONDS if inside.host.gone.is_set() else _LINGER_SECONDS
+        leaving = self._tasks.start(inside.main.wait_delivered(patience), "last output")
         stopping = self._tasks.start(self._wait_stopping(), "stop")
         await asyncio.wait({leaving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.sleep(_LEAVE_SECONDS)
@@ -218,10 +278,17 @@ class Supervisor:
         self._network_event(ocsf.NetActivity.CLOSE, f"supervisor session ended: {reason}")
 
     def relay_opened(self, relay: openshell_pb2.RelayOpen) -> None:
-        self._relays.open(relay, self._session)
+        if self._inside is not None:
+            self._inside.relays.open(relay, self._session)
+        elif len(self._early_relays) < _MAX_EARLY_RELAYS:
+            self._early_relays.append(relay)
+        else:
+            self._session.relay_result(relay.channel_id, "the sandbox is still starting")
 
     def relay_closed(self, channel_id: str) -> None:
-        self._relays.close(channel_id)
+        self._early_relays = [r for r in self._early_relays if r.channel_id != channel_id]
+        if self._inside is not None:
+            self._inside.relays.close(channel_id)
 
     def config_changed(self, reason: str) -> None:
         self._config.wake(reason)

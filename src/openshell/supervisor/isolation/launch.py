@@ -1,8 +1,10 @@
 """The supervisor's side of starting a sandbox: clone process 1, guide it, take over what it made.
 
-`prepare` builds once, in the zygote, what all sandboxes share. `start` is synchronous and must run
+`prepare` builds once, in the zygote, what all sandboxes share. `begin` is synchronous and must run
 before the supervisor has a thread, an event loop, a channel or a secret: process 1 is a copy of
-its memory. Afterwards the supervisor talks to process 1 through `process.ProcessHost`.
+its memory. While process 1 builds its world the supervisor may go on with other things; `finish`
+takes over what was made. Afterwards the supervisor talks to process 1 through
+`process.ProcessHost`.
 """
 
 from __future__ import annotations
@@ -38,12 +40,20 @@ from openshell.supervisor.isolation.syscalls import (
     clone_process,
 )
 
-__all__ = ["IsolatedSandbox", "Prepared", "prepare", "start"]
+__all__ = [
+    "SETUP_TIMEOUT_S",
+    "IsolatedSandbox",
+    "Prepared",
+    "StartingSandbox",
+    "begin",
+    "prepare",
+    "start",
+]
 
 _NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 _CLONE_NEWUSER = 0x1000_0000
 # The whole set-up takes ten milliseconds; a machine a thousand times slower is not working.
-_SETUP_TIMEOUT_S = 10.0
+SETUP_TIMEOUT_S = 10.0
 # Killing process 1 ends everything inside; the kernel needs a few milliseconds for it.
 _KILL_TIMEOUT_S = 10.0
 
@@ -281,11 +291,11 @@ def _write_proc(pid: int, name: str, line: str) -> None:
         os.close(opened)
 
 
-def _await_ready(control: socket.socket) -> tuple[wire.Ready, list[int]]:
+def _await_ready(control: socket.socket, timeout_s: float) -> tuple[wire.Ready, list[int]]:
     """Wait for the outcome of the set-up; a failure or a death becomes an IsolationError."""
     poll = select.poll()
     poll.register(control, select.POLLIN)
-    if not poll.poll(_SETUP_TIMEOUT_S * 1000):
+    if not poll.poll(timeout_s * 1000):
         raise IsolationError("init", errno.ETIMEDOUT, "process 1 did not finish its set-up")
     received = wire.receive(control)
     if received is None:
@@ -298,14 +308,57 @@ def _await_ready(control: socket.socket) -> tuple[wire.Ready, list[int]]:
     return message, descriptors
 
 
-def start(spec: SandboxSpec, prepared: Prepared) -> IsolatedSandbox:
-    """Start one sandbox up to a restricted process 1 that waits for its first program."""
+class StartingSandbox:
+    """A sandbox whose process 1 is building its world and shutting itself in."""
+
+    def __init__(self, launch: _Launch, control: socket.socket, namespaces: dict[str, int]) -> None:
+        self._launch = launch
+        self._control = control
+        self._namespaces = namespaces
+        self._finished: IsolatedSandbox | None = None
+
+    @property
+    def init_pid(self) -> int:
+        return self._launch.pid
+
+    @property
+    def cgroups(self) -> Cgroups:
+        return self._launch.cgroups
+
+    def fileno(self) -> int:
+        """Readable as soon as `finish` will not wait."""
+        return self._control.fileno()
+
+    def finish(self, timeout_s: float = SETUP_TIMEOUT_S) -> IsolatedSandbox:
+        """Wait for process 1 to be restricted; raises IsolationError with the step that failed."""
+        with self._launch.phase("init"):
+            report, descriptors = _await_ready(self._control, timeout_s)
+        sandbox = _assemble(self._launch, self._control, self._namespaces, report, descriptors)
+        self._finished = sandbox
+        sandbox.publish_trust(dict(self._launch.spec.trust_files))
+        return sandbox
+
+    def close(self) -> None:
+        """Give everything back, whatever became of it; a finished sandbox is closed too."""
+        if self._finished is not None:
+            self._finished.close()
+            return
+        for descriptor in self._namespaces.values():
+            os.close(descriptor)
+        self._namespaces.clear()
+        self._control.close()
+        self._launch.undo()
+
+
+def begin(spec: SandboxSpec, prepared: Prepared) -> StartingSandbox:
+    """Clone process 1 and give it all it needs; what it does then takes nothing of ours."""
     launch = _Launch(spec, prepared)
     launch.check()
     with launch.phase("cgroups"):
         launch.cgroups = plan_cgroups(spec.id, spec.limits)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     namespaces: dict[str, int] = {}
+    starting = StartingSandbox(launch, ours, namespaces)
     try:
         with launch.phase("plan"):
             plan = launch.plan()
@@ -325,18 +378,21 @@ def start(spec: SandboxSpec, prepared: Prepared) -> IsolatedSandbox:
                 os.close(tree)
         with launch.phase("cgroup_join"):
             launch.cgroups.join(launch.pid)
-        with launch.phase("init"):
-            report, descriptors = _await_ready(ours)
-        sandbox = _assemble(launch, ours, namespaces, report, descriptors)
-        sandbox.publish_trust(dict(spec.trust_files))
     except BaseException:
-        for descriptor in namespaces.values():
-            os.close(descriptor)
-        ours.close()
         theirs.close()
-        launch.undo()
+        starting.close()
         raise
-    return sandbox
+    return starting
+
+
+def start(spec: SandboxSpec, prepared: Prepared) -> IsolatedSandbox:
+    """Start one sandbox up to a restricted process 1 that waits for its first program."""
+    starting = begin(spec, prepared)
+    try:
+        return starting.finish()
+    except BaseException:
+        starting.close()
+        raise
 
 
 def _clone(launch: _Launch, plan: init.InitPlan, theirs: socket.socket) -> None:
