@@ -82,6 +82,10 @@ def _describe_rpc(error: grpc.RpcError) -> str:
         )
     if code.name == "DEADLINE_EXCEEDED" and "Deadline" in details:
         return "the gateway did not answer in time; see 'openshell status'"
+    if code.name == "RESOURCE_EXHAUSTED" and "SERVER: Received message larger" in details:
+        return (
+            "the request is larger than the gateway accepts: shorten the command or its variables"
+        )
     kind = code.name.replace("_", " ").lower()
     return f"{kind}: {details}" if details else kind
 

@@ -33,7 +33,7 @@ def read_policy(path: str) -> sandbox_pb2.SandboxPolicy:
     try:
         policy = parse_policy(text, source=path)
     except PolicyParseError as error:
-        raise CliError(f"failed to parse sandbox policy YAML\n{error}") from error
+        raise CliError(str(error)) from error
     findings = (*check_authored(policy), *validate_policy(policy))
     for finding in findings:
         if finding.severity is Severity.WARNING:

@@ -39,6 +39,8 @@ def test_a_plain_request_is_accepted():
         pytest.param({"resources": Resources(memory_limit="x")}, IA, "memory limit", id="quantity"),
         pytest.param({"resources": Resources(memory_limit="1Mi")}, IA, "at least", id="too-small"),
         pytest.param({"resources": Resources(cpu_limit="1m")}, IA, "at least", id="too-slow"),
+        pytest.param({"resources": Resources(memory_limit="9Ei")}, IA, "at most", id="too-large"),
+        pytest.param({"resources": Resources(cpu_limit="9" * 20)}, IA, "at most", id="too-fast"),
         pytest.param({"driver_config": {"mounts": []}}, IA, "'mounts'", id="unknown-key"),
         pytest.param({"driver_config": {"tool_dirs": "/a"}}, IA, "list", id="no-list"),
         pytest.param({"driver_config": {"tool_dirs": [1]}}, IA, "absolute", id="no-text"),

@@ -43,6 +43,9 @@ _SCALE = {
 # Less than this cannot run an interpreter and a shell.
 _MIN_MEMORY = 16 << 20
 _MIN_CPU_MILLIS = 10
+# More than any machine has, and small enough for every file of the kernel that takes it.
+_MAX_MEMORY = 1 << 50
+_MAX_CPU_MILLIS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,10 @@ def parse_limits(resources: Resources) -> Limits:
         _malformed(f"the memory limit must be at least {_MIN_MEMORY >> 20}Mi")
     if resources.cpu_limit and cpu_millis < _MIN_CPU_MILLIS:
         _malformed(f"the cpu limit must be at least {_MIN_CPU_MILLIS}m")
+    if memory_bytes > _MAX_MEMORY:
+        _malformed(f"the memory limit must be at most {_MAX_MEMORY >> 40}Ti")
+    if cpu_millis > _MAX_CPU_MILLIS:
+        _malformed(f"the cpu limit must be at most {_MAX_CPU_MILLIS // 1000}")
     return Limits(memory_bytes, cpu_millis)
 
 

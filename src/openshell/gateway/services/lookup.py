@@ -35,7 +35,7 @@ def require_field(value: str, name: str) -> str:
 def find_sandbox(tx: Tx, workspace: str, name: str) -> tuple[Row, openshell_pb2.Sandbox]:
     row = tx.get(Kind.SANDBOX, workspace, name)
     if row is None:
-        raise not_found("sandbox not found")
+        raise not_found(f"sandbox '{name}' not found")
     return row, load(row, openshell_pb2.Sandbox)
 
 
