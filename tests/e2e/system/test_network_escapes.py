@@ -306,7 +306,7 @@ def test_an_ambiguous_request_gets_nowhere(world: World, fields: str, body: str)
     assert all(answer.count("HTTP/1.1 400 ") == 1 for answer in after), after
     received = world.plain.received + world.tls.received
     assert len(received) == before + 3, "the good ones"
-    assert {item.path for item in received} == {"/ok"}
+    assert {item.path for item in received} <= {"/ok"}
 
 
 BODIES = {
@@ -326,7 +326,7 @@ def test_an_ambiguous_body_carries_no_second_request(world: World, body: str) ->
     answers = world.ask(*(through(door, "/ok", head + body + SMUGGLED) for door in DOORS))
     assert all("200 OK" not in answer for answer in answers), answers
     received = world.plain.received + world.tls.received
-    assert {item.path for item in received} == {"/ok"}
+    assert {item.path for item in received} <= {"/ok"}
     assert not any(b"smuggled" in item.body for item in received)
 
 
@@ -337,7 +337,7 @@ def test_bytes_after_a_request_are_judged_as_the_next_request(world: World) -> N
         assert answer.startswith("HTTP/1.1 200 ")
         assert "policy_denied" in answer
     received = world.plain.received + world.tls.received
-    assert {item.path for item in received} == {"/ok"}
+    assert {item.path for item in received} <= {"/ok"}
 
 
 # -- paths
@@ -365,7 +365,7 @@ def test_a_path_that_is_not_the_allowed_one_is_refused(world: World, path: str) 
     )
     assert all(answer[9:12] in {"400", "403"} for answer in answers), answers
     received = world.plain.received + world.tls.received
-    assert {item.path for item in received} == {"/ok"}
+    assert {item.path for item in received} <= {"/ok"}
 
 
 # -- another host than the one that was allowed
