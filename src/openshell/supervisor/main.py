@@ -31,6 +31,7 @@ from openshell.drivers.local.state import (
 from openshell.supervisor.bearer import TokenError, read_token
 from openshell.supervisor.candidate import read_policy
 from openshell.supervisor.gateway_client import EndpointError
+from openshell.supervisor.hardening import harden
 from openshell.supervisor.isolation.errors import IsolationError
 from openshell.supervisor.isolation.launch import Prepared, StartingSandbox, begin
 from openshell.supervisor.isolation.launch import prepare as prepare_isolation
@@ -81,10 +82,12 @@ def supervise(paths: SandboxPaths, boot: str, prepared: Prepared, roots: TrustRo
     # Whatever fails from here takes process 1 along.
     try:
         write_record(paths.isolation, _isolation_record(starting, boot))
+        # Needed no more from here on, and gone before there is a second thread or a secret.
+        own_layers = harden(prepared)
         token = read_token(paths.token)
 
         async def serve() -> int:
-            return await Supervisor(plan, starting, prepared, roots, token, phases).run()
+            return await Supervisor(plan, starting, own_layers, roots, token, phases).run()
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve())

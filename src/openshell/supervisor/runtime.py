@@ -27,11 +27,9 @@ from openshell.supervisor.ending import end_programs
 from openshell.supervisor.environment import search_path
 from openshell.supervisor.execs import Execs, ProgramContext
 from openshell.supervisor.gateway_client import GatewayClient
-from openshell.supervisor.hardening import harden
 from openshell.supervisor.isolation.launch import (
     SETUP_TIMEOUT_S,
     IsolatedSandbox,
-    Prepared,
     StartingSandbox,
 )
 from openshell.supervisor.isolation.model import TRUST_DIRECTORY, Layer
@@ -83,17 +81,17 @@ class Supervisor:
         self,
         plan: LaunchPlan,
         starting: StartingSandbox,
-        prepared: Prepared,
+        own_layers: tuple[Layer, ...],
         roots: TrustRoots,
         token: Token,
         phases: Phases,
     ) -> None:
         self._plan = plan
         self._starting = starting
-        self._prepared = prepared
         self._roots = roots
         self._phases = phases
-        self._layers: tuple[Layer, ...] = ()
+        # What holds us; beside it, once it is there, what holds the agent.
+        self._layers = own_layers
         self._logs = Logs(
             plan.sandbox_id,
             ocsf.EventContext(
@@ -170,7 +168,7 @@ class Supervisor:
         sandbox = self._starting.finish(timeout_s=0)
         self._phases.add_steps(sandbox.phases)
         self._phases.begin("supervisor")
-        self._layers = sandbox.layers
+        self._layers = (*sandbox.layers, *self._layers)
         return sandbox
 
     def _furnish(self, sandbox: IsolatedSandbox, ca: SandboxCA) -> _Inside:
@@ -233,7 +231,6 @@ class Supervisor:
         if self._plan.command:
             execution = await main.start(self._plan.command, tty=self._plan.tty)
             self._process_event(ocsf.ProcActivity.LAUNCH, execution.pid)
-        self._layers = (*self._layers, harden(self._prepared))
         self._phases.end()
         self._send_report()
 

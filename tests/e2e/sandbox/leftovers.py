@@ -5,8 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from typing import Any
 
-from openshell.drivers.local.state import start_ticks
+from openshell.drivers.local.state import (
+    IsolationRecord,
+    ProcessRecord,
+    read_record,
+    start_ticks,
+)
+
+
+def pids(world: Any, box: str) -> tuple[int, int]:
+    """The supervisor of a sandbox and its process 1."""
+    process = read_record(world.paths(box).process, ProcessRecord)
+    isolation = read_record(world.paths(box).isolation, IsolationRecord)
+    assert process is not None
+    assert isolation is not None
+    return process.pid, isolation.init.pid
 
 
 def processes_of(state_dir: str, sandbox_id: str) -> list[str]:

@@ -14,19 +14,13 @@ from e2e.sandbox.leftovers import (
     is_alive,
     mounts_under,
     namespaces_held_by,
+    pids,
     processes_of,
     ticks_now,
 )
 from openshell._proto import sandbox_pb2
 from openshell.drivers.base import DriverError, DriverErrorCode, PlatformEvent, SandboxStatus
 from openshell.drivers.local import LocalDriver, processes
-from openshell.drivers.local.state import IsolationRecord, ProcessRecord, read_record
-
-
-def pids(world, box):
-    process = read_record(world.paths(box).process, ProcessRecord)
-    isolation = read_record(world.paths(box).isolation, IsolationRecord)
-    return process.pid, isolation.init.pid
 
 
 async def test_events_come_in_order_and_phases_are_told(world):

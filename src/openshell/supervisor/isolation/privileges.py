@@ -13,6 +13,8 @@ from openshell.supervisor.isolation.syscalls import SyscallError, capset, prctl
 
 __all__ = [
     "become_sandbox_user",
+    "capability_sets",
+    "clear_capabilities",
     "die_with_parent",
     "drop_capabilities",
     "forbid_new_privileges",
@@ -89,8 +91,11 @@ def become_sandbox_user(*, clear_groups: bool) -> None:
         set_dumpable(dumpable=True)
 
 
-def drop_capabilities() -> None:
-    """Empty the bounding, ambient, inheritable, permitted and effective sets for good."""
+def drop_capabilities(*, keep: int = 0) -> None:
+    """Empty the bounding, ambient and inheritable sets for good, the others but for `keep`.
+
+    `keep` is a mask; what of it the caller does not hold it does not get.
+    """
     for number in range(_MOST_CAPABILITIES):
         try:
             prctl(_DROP_BOUNDING, number)
@@ -98,8 +103,22 @@ def drop_capabilities() -> None:
             if error.errno == _EINVAL and number:
                 break
             raise
+    clear_capabilities(keep=keep)
+
+
+def clear_capabilities(*, keep: int = 0) -> None:
+    """As `drop_capabilities`, for a caller without the right to empty the bounding set."""
     prctl(_AMBIENT, _AMBIENT_CLEAR_ALL)
-    capset(0, 0, 0)
+    kept = keep & capability_sets()["CapPrm"]
+    capset(kept, kept, 0)
+
+
+def capability_sets() -> dict[str, int]:
+    """The calling thread's capability sets by their names in /proc, each a mask."""
+    with open("/proc/thread-self/status", "rb", buffering=0) as file:
+        lines = file.read().decode("ascii", "replace").splitlines()
+    pairs = (line.split(":\t") for line in lines if line.startswith("Cap"))
+    return {name: int(value, 16) for name, value in pairs}
 
 
 def forbid_new_privileges() -> None:

@@ -27,7 +27,6 @@ _KILL_PROCESS = 0x8000_0000
 _LOAD, _EQUAL, _GREATER_EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCHITECTURE = 0, 4
 
-_TSYNC = 1
 _SET_FILTER = 1
 
 # Refused whatever the arguments. First the contract's list, then what no agent needs and whose
@@ -85,6 +84,8 @@ _CHILD_REFUSED = (
     "modify_ldt",
     "uselib",
 )
+# The supervisor has mounted and cloned all it ever will, and runs no program: what an attacker in
+# its memory would want next.
 _SUPERVISOR_REFUSED = (
     "mount",
     "fsopen",
@@ -94,7 +95,9 @@ _SUPERVISOR_REFUSED = (
     "move_mount",
     "open_tree",
     "open_tree_attr",
+    "mount_setattr",
     "pivot_root",
+    "chroot",
     "umount2",
     "bpf",
     "perf_event_open",
@@ -104,6 +107,20 @@ _SUPERVISOR_REFUSED = (
     "delete_module",
     "kexec_load",
     "kexec_file_load",
+    "execve",
+    "execveat",
+    "setns",
+    "unshare",
+    "ptrace",
+    "process_vm_readv",
+    "process_vm_writev",
+    "pidfd_getfd",
+    "kcmp",
+    "keyctl",
+    "add_key",
+    "request_key",
+    "open_by_handle_at",
+    "io_uring_setup",
 )
 
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
@@ -325,12 +342,8 @@ def supervisor_program(machine: str | None = None) -> Program:
     return _assemble([*items, *_epilogue()])
 
 
-def install(program: Program, *, all_threads: bool = False) -> None:
-    """Load a filter for this thread, or for all of this process; needs no_new_privs."""
+def install(program: Program) -> None:
+    """Load a filter for this thread and all that it starts; needs no_new_privs."""
     code = ctypes.create_string_buffer(program.code, len(program.code))
     header = struct.pack("=HxxxxxxQ", len(program.code) // 8, ctypes.addressof(code))
-    flags = _TSYNC if all_threads else 0
-    result = syscalls.call("seccomp", _SET_FILTER, flags, header)
-    if result:
-        # With TSYNC a positive result is the thread that could not be covered.
-        raise syscalls.SyscallError("seccomp", errno.ESRCH)
+    syscalls.call("seccomp", _SET_FILTER, 0, header)

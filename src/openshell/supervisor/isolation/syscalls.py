@@ -42,6 +42,7 @@ _TABLE: dict[str, tuple[int | None, int]] = {
     "clone3": (435, 435),
     "close_range": (436, 436),
     "delete_module": (176, 106),
+    "execve": (59, 221),
     "execveat": (322, 281),
     "fanotify_init": (300, 262),
     "finit_module": (313, 273),
