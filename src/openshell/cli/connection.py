@@ -45,10 +45,17 @@ class Session:
         return last
 
     def remember(self, sandbox: str) -> None:
-        self.registry.record_last_sandbox(self.target.name, self.workspace, sandbox)
+        """A convenience: a full disk must not turn what was done into a failure."""
+        try:
+            self.registry.record_last_sandbox(self.target.name, self.workspace, sandbox)
+        except OSError as error:
+            note(f"Warning: the name is not remembered for next time: {error.strerror}")
 
     def forget(self, sandbox: str) -> None:
-        self.registry.clear_last_sandbox(self.target.name, self.workspace, sandbox)
+        try:
+            self.registry.clear_last_sandbox(self.target.name, self.workspace, sandbox)
+        except OSError as error:
+            note(f"Warning: the name is still remembered: {error.strerror}")
 
 
 def registry() -> Registry:
