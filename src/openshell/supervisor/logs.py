@@ -8,6 +8,7 @@ Lines are free of secrets by the contract of their makers; this module adds noth
 """
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections import deque
@@ -27,8 +28,12 @@ __all__ = ["LEVELS", "Logs"]
 
 # Lines that may wait, in each of the two queues: the contract's queue.
 _MAX_WAITING = 1024
-# A batch is sent when it has so many lines or is so old; the gateway keeps 100 of one batch.
+# A batch is sent when it has so many lines; the gateway keeps 100 of one batch.
 _BATCH_LINES = 50
+# Or when it is so old. What an operator must see, and the first line after a pause, waits only for
+# its companions: someone may look for it the next moment. A flood of small batches costs both ends
+# more than the lines are worth.
+_FIRST_SECONDS = 0.02
 _BATCH_SECONDS = 0.2
 # One line's JSON form; the gateway takes at most 1 MiB in one message.
 _MAX_JSON = 8 << 10
@@ -77,6 +82,8 @@ class Logs:
         self._important: deque[_Entry] = deque()
         self._dropped = 0
         self._arrived = asyncio.Event()
+        # Set when what waits should go soon.
+        self._urgent = asyncio.Event()
         self._finishing = False
 
     def emit(self, event: ocsf.Event) -> None:
@@ -99,6 +106,8 @@ class Logs:
             return
         queue.append(entry)
         self._arrived.set()
+        if important or len(queue) >= _BATCH_LINES:
+            self._urgent.set()
 
     async def push(self, client: GatewayClient) -> None:
         """Send batches until cancelled, or for good until the gateway refuses our identity."""
@@ -120,6 +129,7 @@ class Logs:
         """No more lines come: `push` sends what waits and returns."""
         self._finishing = True
         self._arrived.set()
+        self._urgent.set()
 
     def _waiting(self) -> int:
         return len(self._usual) + len(self._important)
@@ -127,19 +137,32 @@ class Logs:
     async def _batches(
         self, backoff: Backoff
     ) -> AsyncIterator[openshell_pb2.PushSandboxLogsRequest]:
+        loop = asyncio.get_running_loop()
+        sent = -_BATCH_SECONDS
         while True:
             while not self._waiting():
                 if self._finishing:
                     return
                 self._arrived.clear()
                 await self._arrived.wait()
-            if self._waiting() < _BATCH_LINES and not self._finishing:
-                # A moment for others to come along.
-                await asyncio.sleep(_BATCH_SECONDS)
+            await self._gather(first=loop.time() - sent >= _BATCH_SECONDS)
+            sent = loop.time()
             yield openshell_pb2.PushSandboxLogsRequest(
                 sandbox_id=self._sandbox_id, logs=self.take_batch()
             )
             backoff.reset()
+
+    async def _gather(self, *, first: bool) -> None:
+        """A moment for others to come along."""
+        if self._waiting() >= _BATCH_LINES:
+            return
+        if not (first or self._important or self._finishing):
+            self._urgent.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_BATCH_SECONDS):
+                    await self._urgent.wait()
+        if self._waiting() < _BATCH_LINES and not self._finishing:
+            await asyncio.sleep(_FIRST_SECONDS)
 
     def take_batch(self) -> list[openshell_pb2.SandboxLogLine]:
         """The next lines to send, the important ones first to be taken, in the order of time."""

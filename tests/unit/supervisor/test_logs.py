@@ -1,9 +1,30 @@
 """The queue of log lines: what is kept, what gives way, what is said about it."""
 
+import asyncio
+import time
+
 import pytest
 
 from openshell import ocsf
 from openshell.supervisor.logs import Logs
+
+
+class Pushed:
+    """A gateway that notes when what came."""
+
+    def __init__(self):
+        self.batches = []
+        self.stub = self
+
+    def metadata(self):
+        return ()
+
+    async def PushSandboxLogs(self, batches, metadata):
+        async for batch in batches:
+            self.batches.append((time.monotonic(), [line.message for line in batch.logs]))
+
+    def when(self, message):
+        return next(at for at, lines in self.batches if any(message in line for line in lines))
 
 
 @pytest.fixture
@@ -64,3 +85,76 @@ def test_an_oversized_event_keeps_its_line_and_loses_its_json(logs):
     (line,) = logs.take_batch()
     assert not line.fields
     assert len(line.message) <= 8192
+
+
+async def pushed(logs, steps):
+    """Push while the steps run; what arrived and when."""
+    gateway = Pushed()
+    pushing = asyncio.ensure_future(logs.push(gateway))
+    await steps()
+    logs.finish()
+    async with asyncio.timeout(5):
+        await pushing
+    return gateway
+
+
+async def test_a_first_line_arrives_within_fifty_milliseconds(logs):
+    async def steps():
+        logs.log("info", "t", "first")
+        await asyncio.sleep(0.25)
+
+    started = time.monotonic()
+    gateway = await pushed(logs, steps)
+    assert gateway.when("first") - started < 0.05
+
+
+async def test_a_refusal_does_not_wait_for_the_batch_that_is_gathering(logs):
+    refused = 0.0
+
+    async def steps():
+        nonlocal refused
+        logs.log("info", "t", "first")
+        await asyncio.sleep(0.05)
+        logs.log("info", "t", "usual")
+        await asyncio.sleep(0.01)
+        refused = time.monotonic()
+        logs.emit(event(1, ocsf.Severity.MEDIUM, "refused"))
+        await asyncio.sleep(0.25)
+
+    gateway = await pushed(logs, steps)
+    assert gateway.when("refused") - refused < 0.05
+    assert gateway.when("usual") == gateway.when("refused")
+
+
+async def test_a_stream_of_lines_goes_in_few_batches(logs):
+    async def steps():
+        for n in range(60):
+            logs.log("info", "t", f"line {n}")
+            await asyncio.sleep(0.01)
+
+    gateway = await pushed(logs, steps)
+    assert sum(len(lines) for _, lines in gateway.batches) == 60
+    assert len(gateway.batches) <= 6
+
+
+async def test_a_flood_of_refusals_is_batched_too(logs):
+    async def steps():
+        for n in range(200):
+            logs.emit(event(n, ocsf.Severity.MEDIUM, f"refused {n}"))
+            await asyncio.sleep(0.001)
+
+    started = time.monotonic()
+    gateway = await pushed(logs, steps)
+    assert len(gateway.batches) <= (time.monotonic() - started) / 0.02 + 2
+    assert sum(len(lines) for _, lines in gateway.batches) == 200
+
+
+async def test_what_piled_up_goes_without_a_pause(logs):
+    async def steps():
+        for n in range(500):
+            logs.log("info", "t", f"line {n}")
+
+    started = time.monotonic()
+    gateway = await pushed(logs, steps)
+    assert len(gateway.batches) == 10
+    assert gateway.when("line 499") - started < 0.15
