@@ -39,7 +39,17 @@ def processes_of(state_dir: str, sandbox_id: str) -> list[str]:
     return found
 
 
-def namespaces_held_by(pid: int) -> set[str]:
+def namespaces_of(pid: int) -> set[str]:
+    """Namespaces that a process is in."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/ns"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(f"/proc/{pid}/ns/{name}"))
+    return found
+
+
+def _held_by(pid: int) -> set[str]:
     """Namespaces that a process holds open: a supervisor's are its sandbox's."""
     found = set()
     with contextlib.suppress(OSError):
@@ -67,12 +77,7 @@ def holders_of(namespaces: set[str], until: int) -> list[str]:
         started = start_ticks(int(pid))
         if started is None or started >= until:
             continue
-        own = set()
-        with contextlib.suppress(OSError):
-            for name in os.listdir(f"/proc/{pid}/ns"):
-                with contextlib.suppress(OSError):
-                    own.add(os.readlink(f"/proc/{pid}/ns/{name}"))
-        if (own | namespaces_held_by(int(pid))) & namespaces:
+        if (namespaces_of(int(pid)) | _held_by(int(pid))) & namespaces:
             found.append(pid)
     return found
 

@@ -110,4 +110,4 @@ async def test_programs_that_only_their_owner_may_read_are_still_named(world):
         while not any("198.51.100.7" in line.message for line in world.gateway.lines):
             await asyncio.sleep(0.02)
     line = next(line for line in world.gateway.lines if "198.51.100.7" in line.message)
-    assert "/tmp/mine" in line.message
+    assert "DENIED /tmp/mine(" in line.message, "named, not merely found unreadable"
