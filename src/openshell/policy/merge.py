@@ -1,0 +1,173 @@
+"""A list of merge operations on a policy: a plan, or the refusal of the first that cannot be.
+
+All or nothing, in order. The plan holds the new policy and what to tell; whether the result is a
+valid policy, and whether it may be stored, is asked afterwards by whoever stores it (`validate`,
+`static`). Callers: the gateway for `UpdateConfig`, the command line for a dry run.
+
+Operations of people carry no marks: unless `by_user` is false they are cleared here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from openshell.policy.hosts import normalize_host
+from openshell.policy.merge_operations import (
+    AddAllowRules,
+    AddDenyRules,
+    AddRule,
+    MergeOperation,
+    MergeRefused,
+    MergeWarning,
+    RefusalKind,
+    RemoveBinary,
+    RemoveEndpoint,
+    RemoveRule,
+    as_user,
+    check_operation,
+)
+from openshell.policy.merge_rule import add_rule
+from openshell.policy.merge_scope import covers, mcp_contract
+from openshell.policy.merge_simple import (
+    add_allow_rules,
+    add_deny_rules,
+    remove_binary,
+    remove_endpoint,
+    remove_rule,
+)
+from openshell.policy.model import Endpoint, SandboxPolicy
+from openshell.policy.overlap import Budget, hosts_overlap
+
+__all__ = [
+    "AddAllowRules",
+    "AddDenyRules",
+    "AddRule",
+    "Applied",
+    "MergeOperation",
+    "MergePlan",
+    "MergeRefused",
+    "MergeWarning",
+    "RefusalKind",
+    "RemoveBinary",
+    "RemoveEndpoint",
+    "RemoveRule",
+    "covers",
+    "merge_policy",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of one operation. `key`: the rule that was changed, "" if several could be."""
+
+    changed: bool
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class MergePlan:
+    policy: SandboxPolicy
+    changed: bool
+    applied: tuple[Applied, ...]
+    warnings: tuple[MergeWarning, ...]
+
+
+def merge_policy(
+    base: SandboxPolicy, operations: Sequence[MergeOperation], *, by_user: bool = True
+) -> MergePlan | MergeRefused:
+    """What the policy becomes. Shapes are checked for all operations before any is tried."""
+    for index, operation in enumerate(operations):
+        refused = check_operation(operation)
+        if refused is not None:
+            return replace(refused, index=index)
+    policy = base
+    applied: list[Applied] = []
+    warnings: list[MergeWarning] = []
+    for index, operation in enumerate(operations):
+        given = as_user(operation) if by_user else operation
+        step = _apply(policy, given, index, by_user=by_user)
+        if isinstance(step, MergeRefused):
+            return replace(step, index=index)
+        after, key, notes = step
+        applied.append(Applied(after != policy, key))
+        warnings += notes
+        policy = after
+    return _check_contracts(base, policy) or MergePlan(
+        policy, policy != base, tuple(applied), tuple(warnings)
+    )
+
+
+_Step = tuple[SandboxPolicy, str, tuple[MergeWarning, ...]]
+
+
+def _apply(
+    policy: SandboxPolicy, operation: MergeOperation, index: int, *, by_user: bool
+) -> _Step | MergeRefused:
+    match operation:
+        case AddRule():
+            added = add_rule(policy, operation, index, by_user=by_user)
+            return (
+                added
+                if isinstance(added, MergeRefused)
+                else (added.policy, added.key, added.warnings)
+            )
+        case RemoveRule():
+            return remove_rule(policy, operation), operation.rule_name.strip(), ()
+        case RemoveEndpoint():
+            return remove_endpoint(policy, operation), operation.rule_name.strip(), ()
+        case RemoveBinary():
+            left = remove_binary(policy, operation)
+            return (
+                left if isinstance(left, MergeRefused) else (left, operation.rule_name.strip(), ())
+            )
+        case AddAllowRules():
+            ruled = add_allow_rules(policy, operation, index)
+        case AddDenyRules():
+            ruled = add_deny_rules(policy, operation, index)
+    if isinstance(ruled, MergeRefused):
+        return ruled
+    return ruled.policy, ruled.key, ruled.warnings
+
+
+_Clash = tuple[str, str, int]
+
+
+def _check_contracts(before: SandboxPolicy, after: SandboxPolicy) -> MergeRefused | None:
+    """An mcp endpoint must not newly share a host and port with another kind of inspection."""
+    clashes = set(_clashes(after))
+    fresh = clashes - set(_clashes(before)) if clashes else clashes
+    if not fresh:
+        return None
+    host, _, port = min(fresh)
+    return MergeRefused(
+        "inspection_contract",
+        RefusalKind.PRECONDITION,
+        f"{host or '<any host>'}:{port} would carry more than one L7 inspection contract; an mcp "
+        "endpoint can share its host and port only with endpoints of the same mcp options",
+    )
+
+
+def _clashes(policy: SandboxPolicy) -> Iterator[_Clash]:
+    inspected = [
+        endpoint
+        for rule in policy.network_policies.values()
+        for endpoint in rule.endpoints
+        if endpoint.protocol.strip().lower() not in ("", "tcp")
+    ]
+    budget = Budget()
+    for one in inspected:
+        contract = mcp_contract(one)
+        if contract is None:
+            continue
+        for two in inspected:
+            if two is not one and mcp_contract(two) != contract:
+                yield from _shared(one, two, budget)
+
+
+def _shared(one: Endpoint, two: Endpoint, budget: Budget) -> Iterator[_Clash]:
+    ports = set(one.ports) & set(two.ports)
+    first, second = normalize_host(one.host), normalize_host(two.host)
+    if ports and hosts_overlap(first, second, budget):
+        for port in ports:
+            yield (*sorted((first, second)), port)  # type: ignore[misc]  # two strings, sorted
