@@ -1,10 +1,6 @@
 """Ending every program of a sandbox while process 1 lives on, so that clients get their output."""
 
-import contextlib
-import os
-import signal
-
-from openshell.supervisor.isolation.processes import descendants
+from openshell.supervisor.isolation.processes import descendants, kill
 
 __all__ = ["end_programs"]
 
@@ -19,6 +15,5 @@ def end_programs(init_pid: int) -> bool:
         if not living:
             return True
         for process in living:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
+            kill(process)
     return False

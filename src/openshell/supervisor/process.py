@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from openshell.supervisor.isolation import wire
 from openshell.supervisor.isolation.launch import IsolatedSandbox
-from openshell.supervisor.isolation.processes import host_pid, kill_session
+from openshell.supervisor.isolation.processes import PROGRAM_MARK, host_pid, kill_program
 
 __all__ = ["ByteReader", "ByteWriter", "ExitRecord", "Process", "ProcessHost", "SandboxGone"]
 
@@ -143,6 +143,7 @@ class Process:
     def __init__(
         self,
         host: ProcessHost,
+        number: int,
         pid: int,
         stdin: ByteWriter | None,
         stdout: ByteReader | None,
@@ -154,6 +155,8 @@ class Process:
         self.stdout = stdout
         self.stderr = stderr
         self._host = host
+        # Of its request; names it in the environment of all that it starts.
+        self._number = number
         self._exit: asyncio.Future[ExitRecord] = asyncio.get_running_loop().create_future()
 
     @property
@@ -179,11 +182,11 @@ class Process:
             self.stdin.resize(columns, rows)
 
     async def kill_tree(self) -> bool:
-        """Kill the program, its session and its offspring; False if some kept coming back."""
+        """Kill the program, its offspring and its daemons; False if some kept coming back."""
         leader = self.host_pid()
         if leader is None:
             return True
-        return kill_session(self._host.init_pid, leader)
+        return kill_program(self._host.init_pid, leader, self._number)
 
     def close(self) -> None:
         """Give the streams back: pipes close, a terminal hangs up; the program may go on."""
@@ -237,8 +240,10 @@ class ProcessHost:
                     reading, writing = os.pipe()
                     ours.append(writing if write_end_is_ours else reading)
                     theirs.append(reading if write_end_is_ours else writing)
-            request = wire.Spawn(self._take_number(), list(argv), dict(env), cwd, tty)
-            reply, descriptors = await self._ask(request.id, request, tuple(theirs))
+            number = self._take_number()
+            marked = {**env, PROGRAM_MARK: str(number)}
+            request = wire.Spawn(number, list(argv), marked, cwd, tty)
+            reply, descriptors = await self._ask(number, request, tuple(theirs))
         except BaseException:
             for descriptor in ours:
                 os.close(descriptor)
@@ -246,9 +251,11 @@ class ProcessHost:
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
-        return self._adopt(reply, ours, descriptors)
+        return self._adopt(number, reply, ours, descriptors)
 
-    def _adopt(self, reply: wire.Reply, ours: list[int], descriptors: list[int]) -> Process:
+    def _adopt(
+        self, number: int, reply: wire.Reply, ours: list[int], descriptors: list[int]
+    ) -> Process:
         if descriptors:
             master = descriptors[0]
             ours = [os.dup(master), master]
@@ -256,14 +263,14 @@ class ProcessHost:
         stdout = ByteReader(ours[1]) if ours else None
         stderr = ByteReader(ours[2]) if len(ours) > 2 else None
         if isinstance(reply, wire.Refused):
-            process = Process(self, 0, stdin, stdout, stderr)
+            process = Process(self, number, 0, stdin, stdout, stderr)
             process._finish(
                 ExitRecord(reply.exit_code, error_code=reply.code, message=reply.message)
             )
             return process
         if not isinstance(reply, wire.Spawned):
             raise TypeError("process 1 answered something else")
-        process = Process(self, reply.pid, stdin, stdout, stderr)
+        process = Process(self, number, reply.pid, stdin, stdout, stderr)
         early = self._early_exits.pop(reply.pid, None)
         if early is not None:
             process._finish(early)

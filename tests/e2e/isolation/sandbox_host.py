@@ -233,15 +233,30 @@ class Host:
             return {**result, "probe": await probing}
 
     async def write_tree(self):
-        """A program with offspring in and out of its session, killed as one."""
-        script = "sleep 300 & setsid sleep 301 & sleep 302"
+        """A program with offspring in and out of its session, and a daemon, killed as one."""
+        daemon = "(setsid sh -c 'sleep 303 & :' & :)"
+        script = f"sleep 300 & setsid sleep 301 & {daemon}; sleep 302"
         process = await self.processes.spawn(["sh", "-c", script], self.environment(), "/")
+        bystander = await self.processes.spawn(["sleep", "304"], self.environment(), "/")
         await asyncio.sleep(0.2)
+        listing = [
+            "sh",
+            "-c",
+            "cat /proc/[0-9]*/cmdline | tr -d '\\0' | grep -o 'sleep30[0-9]' | sort",
+        ]
+        before = await self.run(listing)
         killed = await process.kill_tree()
         record = await process.wait()
-        left = await self.run(["sh", "-c", "grep -al ^sleep /proc/[0-9]*/cmdline || true"])
+        left = await self.run(listing)
+        await bystander.kill_tree()
         process.close()
-        return {"killed": killed, "exit_code": record.exit_code, "left": left["stdout"]}
+        bystander.close()
+        return {
+            "killed": killed,
+            "exit_code": record.exit_code,
+            "before": before["stdout"].split(),
+            "left": left["stdout"].split(),
+        }
 
     async def terminal(self):
         """Resize a terminal under a program, then hang it up."""

@@ -77,9 +77,11 @@ def test_large_environments_arrive(sandbox: Sandbox) -> None:
     assert answer["stdout"] == "100000\n"
 
 
-def test_a_tree_is_killed_with_what_left_its_session(sandbox: Sandbox) -> None:
+def test_a_tree_is_killed_with_what_left_its_session_and_its_parents(sandbox: Sandbox) -> None:
     answer = sandbox.ask({"op": "write_tree"})
-    assert answer == {"killed": True, "exit_code": 137, "left": ""}
+    assert answer["before"] == [f"sleep30{n}" for n in range(5)], "the probe sees them all"
+    assert (answer["killed"], answer["exit_code"]) == (True, 137)
+    assert answer["left"] == ["sleep304"], "another program's"
 
 
 def test_orphans_are_reaped(sandbox: Sandbox) -> None:

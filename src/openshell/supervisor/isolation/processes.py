@@ -11,28 +11,43 @@ import os
 import signal
 from dataclasses import dataclass
 
-__all__ = ["SandboxProcess", "descendants", "host_pid", "kill_session"]
+__all__ = ["PROGRAM_MARK", "SandboxProcess", "descendants", "host_pid", "kill", "kill_program"]
 
-# A fork bomb of a session dies round by round; more rounds than this are a race we lose, and then
+# In the environment of every program that process 1 starts, with a number of its own: a daemon that
+# has left session and parents still carries it. One that also clears its environment belongs to the
+# sandbox alone.
+PROGRAM_MARK = "OPENSHELL_PROGRAM"
+# The beginning of an environment that is searched for the mark: what a process can put in front of
+# it bounds the time that a process costs us.
+_ENVIRONMENT_BYTES = 128 << 10
+
+# A fork bomb dies round by round; more rounds than this are a race we lose, and then
 # the sandbox itself can be killed.
 _KILL_ROUNDS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxProcess:
-    """One process: its pid here, its pid inside, its parent and session here."""
+    """One process: its pid here, its pid inside, its parent and session here, its age."""
 
     pid: int
     inner_pid: int
     parent: int
     session: int
     state: str
+    # Clock ticks since boot: with it a pid names one process for good.
+    started: int
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, most: int = 1 << 20) -> bytes:
+    """A file of /proc up to a bound; the kernel hands lists out a page at a time."""
     opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(opened, 65536)
+        parts = []
+        while most > 0 and (part := os.read(opened, most)):
+            parts.append(part)
+            most -= len(part)
+        return b"".join(parts)
     finally:
         os.close(opened)
 
@@ -55,7 +70,9 @@ def _describe(pid: int) -> SandboxProcess | None:
             if line.startswith(b"NSpid:"):
                 inner = int(line.split()[-1])
                 break
-        return SandboxProcess(pid, inner, int(fields[1]), int(fields[3]), fields[0].decode())
+        return SandboxProcess(
+            pid, inner, int(fields[1]), int(fields[3]), fields[0].decode(), int(fields[19])
+        )
     except (OSError, ValueError, IndexError):
         return None
 
@@ -89,28 +106,55 @@ def host_pid(init_pid: int, inner_pid: int) -> int | None:
     return None
 
 
-def _members(init_pid: int, leader: int, session: int) -> list[int]:
-    """Processes of a session, and all that descend from its leader or members."""
+def kill(process: SandboxProcess) -> None:
+    """Kill that very process: its pid may be a stranger's by now, on this host."""
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError:
+        return
+    try:
+        found = _describe(process.pid)
+        if found is not None and (found.inner_pid, found.started) == (
+            process.inner_pid,
+            process.started,
+        ):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    finally:
+        os.close(pidfd)
+
+
+def _is_marked(pid: int, mark: bytes) -> bool:
+    try:
+        environment = _read(f"/proc/{pid}/environ", _ENVIRONMENT_BYTES)
+    except OSError:
+        return False
+    return mark in environment.split(b"\0")
+
+
+def _members(init_pid: int, leader: int, mark: bytes) -> list[SandboxProcess]:
+    """Living processes that belong to a program: by descent, session or mark."""
     members = {leader}
-    result: list[int] = []
+    result: list[SandboxProcess] = []
     for process in descendants(init_pid):
-        if process.pid == leader or process.session == session or process.parent in members:
+        if (
+            leader in {process.pid, process.session}
+            or process.parent in members
+            or _is_marked(process.pid, mark)
+        ):
             members.add(process.pid)
             if process.state != "Z":
-                result.append(process.pid)
+                result.append(process)
     return result
 
 
-def kill_session(init_pid: int, leader: int) -> bool:
-    """Kill a program with its whole session and offspring; False if some kept coming back.
-
-    Programs that left both (a daemon whose parents are gone) belong to the sandbox alone.
-    """
+def kill_program(init_pid: int, leader: int, number: int) -> bool:
+    """Kill a program with its session, its offspring and its daemons; False if some came back."""
+    mark = f"{PROGRAM_MARK}={number}".encode()
     for _ in range(_KILL_ROUNDS):
-        members = _members(init_pid, leader, leader)
+        members = _members(init_pid, leader, mark)
         if not members:
             return True
-        for pid in members:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for process in members:
+            kill(process)
     return False
