@@ -177,3 +177,13 @@ def test_every_mount_is_as_tight_as_it_can_be(sandbox: Sandbox) -> None:
         if os.path.exists(f"/proc/{name}"):
             assert f"/proc/{name}" in mounts
     assert sandbox.run("cat", "/proc/sys/user/max_user_namespaces")["stdout"] == "0\n"
+
+
+def test_trusted_certificates_are_written_once(mode: str) -> None:
+    with running_sandbox(mode) as sandbox:
+        assert sandbox.ask({"op": "publish"}) == {"again": False}
+        names = ("openshell-ca.pem", "ca-bundle.pem")
+        seen = sandbox.run("cat", *(f"/etc/openshell-tls/{name}" for name in names))
+        assert seen["stdout"] == "ownall"
+        tried = sandbox.run("sh", "-c", "echo x >> /etc/openshell-tls/ca-bundle.pem")
+        assert tried["exit_code"] != 0

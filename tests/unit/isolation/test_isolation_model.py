@@ -41,7 +41,6 @@ BAD = [
     ("relative mask", {"masks": ("x",)}),
     ("relative exposure", {"exposed": (ExposedPath("x"),)}),
     ("relative source", {"exposed": (ExposedPath("/x", "y"),)}),
-    ("foreign trust file", {"trust_files": (("key.pem", b""),)}),
 ]
 
 

@@ -70,7 +70,7 @@ def test_a_mark_that_only_begins_alike_is_another_programs() -> None:
 
 CROWD = """
 import os, signal, sys
-for _ in range(900):
+for _ in range(1500):
     if not os.fork():
         signal.pause()
 print("up", flush=True)
@@ -92,4 +92,4 @@ def test_a_crowd_hides_nobody() -> None:
         assert parent.stdout.readline() == b"up\n"
         found = descendants(parent.pid)
         parent.stdin.close()
-        assert len(found) == 900
+        assert len(found) == 1500

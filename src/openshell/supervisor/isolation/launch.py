@@ -101,16 +101,19 @@ class IsolatedSandbox:
     _closed: bool = False
 
     def publish_trust(self, files: dict[str, bytes]) -> None:
-        """Write the CA files of /etc/openshell-tls; inside they are always read-only.
+        """Write the CA files of /etc/openshell-tls, once; from then on nobody can.
 
-        To be done before the first program starts: a rewrite is not atomic.
+        Before the first program starts: what is written piece by piece is then never seen so.
         """
-        for name, content in files.items():
-            writer = self._trust[name]
-            os.ftruncate(writer, 0)
-            written = 0
-            while written < len(content):
-                written += os.pwrite(writer, content[written:], written)
+        writers, self._trust = self._trust, {}
+        try:
+            for name, content in files.items():
+                written = 0
+                while written < len(content):
+                    written += os.pwrite(writers[name], content[written:], written)
+        finally:
+            for writer in writers.values():
+                os.close(writer)
 
     def refused_packets(self) -> dict[str, int]:
         """Read the counters of refused UDP, ICMP and other packets; empty without nftables."""
@@ -335,7 +338,6 @@ class StartingSandbox:
             report, descriptors = _await_ready(self._control, timeout_s)
         sandbox = _assemble(self._launch, self._control, self._namespaces, report, descriptors)
         self._finished = sandbox
-        sandbox.publish_trust(dict(self._launch.spec.trust_files))
         return sandbox
 
     def close(self) -> None:

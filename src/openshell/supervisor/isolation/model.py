@@ -112,7 +112,6 @@ class SandboxSpec:
     landlock: LandlockMode = LandlockMode.BEST_EFFORT
     exposed: tuple[ExposedPath, ...] = ()
     masks: tuple[str, ...] = ()
-    trust_files: tuple[tuple[str, bytes], ...] = ()
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -128,6 +127,3 @@ class SandboxSpec:
         for exposed in self.exposed:
             _absolute(exposed.path, "exposed path")
             _absolute(exposed.real, "exposed source")
-        for name, _ in self.trust_files:
-            if name not in TRUST_FILES:
-                raise ValueError(f"a trust file is one of {', '.join(TRUST_FILES)}")
