@@ -1,9 +1,10 @@
 """Removing a directory that an agent has written, whatever it left there.
 
 An agent may leave directories without permissions, trees deeper than a path can name, links to
-anywhere, names that are no text. So: everything relative to descriptors, no link followed, never
-onto another file system, permissions given back first, and no recursion: a subdirectory is moved up
-beside its parent and emptied later, so that depth costs nothing.
+anywhere, names that are no text, millions of names. So: everything relative to descriptors, no link
+followed, never into what somebody has mounted there, permissions given back first. No recursion and
+no list of names: a subdirectory is moved up to the top and met again there, so that neither depth
+nor number costs memory.
 
 Called by the driver on a thread; nothing of the sandbox runs any more by then.
 """
@@ -14,7 +15,6 @@ import errno
 import fcntl
 import os
 import stat
-from collections import deque
 
 __all__ = ["RemovalError", "remove_tree"]
 
@@ -45,13 +45,13 @@ def remove_tree(path: str) -> None:
 
 
 class _Removal:
-    """One tree; subdirectories queue up as entries of its top directory."""
+    """One tree; subdirectories become entries of its top directory."""
 
     def __init__(self, parent_fd: int, name: bytes) -> None:
         self._parent_fd = parent_fd
         self._name = name
-        self._moved: deque[bytes] = deque()
         self._count = 0
+        self._mount = b""
 
     def run(self) -> None:
         try:
@@ -59,55 +59,77 @@ class _Removal:
         except FileNotFoundError:
             return
         try:
-            device = os.fstat(top).st_dev
-            self._empty(top, top, device)
-            while self._moved:
-                name = self._moved.popleft()
-                fd = _open_directory(top, name)
-                try:
-                    self._empty(fd, top, device)
-                finally:
-                    os.close(fd)
-                os.rmdir(name, dir_fd=top)
+            self._mount = _mount_of(top)
+            while self._pass(top):
+                pass
         finally:
             os.close(top)
         os.rmdir(self._name, dir_fd=self._parent_fd)
 
-    def _empty(self, fd: int, top: int, device: int) -> None:
-        """Unlink the files of a directory and move its subdirectories to the top."""
-        with os.scandir(fd) as entries:
-            names = [
-                (os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries
-            ]
-        moved_here = set(self._moved) if fd == top else set()
-        for name, is_directory in names:
-            if name in moved_here:
-                continue
-            if not is_directory:
-                _unlink(fd, name)
-                continue
-            if os.stat(name, dir_fd=fd, follow_symlinks=False).st_dev != device:
-                raise OSError(errno.EXDEV, "something is mounted in it")
-            self._moved.append(name if fd == top else self._move_up(fd, name, top))
+    def _pass(self, top: int) -> bool:
+        """Remove every entry of the top once; False when there was none.
 
-    def _move_up(self, fd: int, name: bytes, top: int) -> bytes:
+        What is added while the list is read may or may not be seen; the next pass sees it.
+        """
+        found = False
+        with os.scandir(top) as entries:
+            for entry in entries:
+                found = True
+                name = os.fsencode(entry.name)
+                if not entry.is_dir(follow_symlinks=False):
+                    _unlink(top, name)
+                    continue
+                fd = self._enter(top, name)
+                try:
+                    while self._flatten(fd, top):
+                        pass
+                finally:
+                    os.close(fd)
+                os.rmdir(name, dir_fd=top)
+        return found
+
+    def _flatten(self, fd: int, top: int) -> bool:
+        """Unlink the files of a directory and move its subdirectories to the top."""
+        found = False
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                found = True
+                name = os.fsencode(entry.name)
+                if not entry.is_dir(follow_symlinks=False):
+                    _unlink(fd, name)
+                    continue
+                # Moving a directory changes its "..", so it must be writable itself.
+                os.close(self._enter(fd, name))
+                os.rename(name, self._free_name(top), src_dir_fd=fd, dst_dir_fd=top)
+        return found
+
+    def _enter(self, dir_fd: int, name: bytes) -> int:
+        return _open_directory(dir_fd, name, self._mount)
+
+    def _free_name(self, top: int) -> bytes:
         while True:
             self._count += 1
-            target = b".removing-%d" % self._count
+            name = b".removing-%d" % self._count
             try:
-                os.stat(target, dir_fd=top, follow_symlinks=False)
+                os.stat(name, dir_fd=top, follow_symlinks=False)
             except FileNotFoundError:
-                break
-        # Moving a directory changes its "..", so it must be writable itself.
-        os.close(_open_directory(fd, name))
-        os.rename(name, target, src_dir_fd=fd, dst_dir_fd=top)
-        return target
+                return name
 
 
-def _open_directory(dir_fd: int, name: bytes) -> int:
+def _mount_of(fd: int) -> bytes:
+    """Names the mount that an open directory lies in."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb", buffering=0) as file:
+        return next(line for line in file.read().splitlines() if line.startswith(b"mnt_id:"))
+
+
+def _open_directory(dir_fd: int, name: bytes, mount: bytes = b"") -> int:
     """Open a directory and make it ours to change, whatever its permissions are."""
     path = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
+        # Not the device: a directory of the same file system may be mounted here as well, and
+        # what is in it is somebody's.
+        if mount and _mount_of(path) != mount:
+            raise OSError(errno.EXDEV, "something is mounted in it")
         if stat.S_IMODE(os.fstat(path).st_mode) & 0o700 != 0o700:
             # fchmod refuses an O_PATH descriptor; its name in /proc is the same inode.
             os.chmod(f"/proc/self/fd/{path}", 0o700)
