@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+import msgspec
+
 from openshell.ocsf import (
     Action,
     Disposition,
@@ -44,8 +46,7 @@ class Actor:
     ancestors: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(msgspec.Struct, frozen=True):
     """A request as events show it."""
 
     method: str

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
+import msgspec
+
 from openshell.egress.admission import Admission, Admitted, NotAdmitted
 from openshell.egress.credentials import (
     CredentialRefused,
@@ -110,12 +112,11 @@ class Refused:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(msgspec.Struct, frozen=True):
     """The request may go: the head to send, and what must be watched while it runs."""
 
     route: Route
-    head: RequestHead = field(repr=False)
+    head: RequestHead
     request: L7Request
     decision: RequestAllowed | RequestAudited
     where: Where

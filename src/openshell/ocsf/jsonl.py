@@ -5,16 +5,18 @@ keeps it. Absent values are omitted, every enumeration is a pair of number and l
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final
 
 import msgspec
 
 from openshell.ocsf.events import (
+    Action,
     ApiEvent,
     BaseEvent,
     ConfigEvent,
+    Disposition,
     Event,
     FindingEvent,
     HostPort,
@@ -24,7 +26,9 @@ from openshell.ocsf.events import (
     ProcessEvent,
     ProcessRef,
     Refusal,
+    Severity,
     SshEvent,
+    Status,
 )
 
 __all__ = ["EventContext", "to_json"]
@@ -32,9 +36,16 @@ __all__ = ["EventContext", "to_json"]
 OCSF_VERSION: Final = "1.8.0"
 # Where a proxied connection is seen when the event says nothing else.
 _DEFAULT_PROXY: Final = {"ip": "127.0.0.1", "port": 3128}
-_SECURITY: Final = ["security_control", "network_proxy", "container", "host"]
-_CONTROL: Final = ["security_control", "container", "host"]
-_PLAIN: Final = ["container", "host"]
+_SECURITY: Final = "security"
+_CONTROL: Final = "control"
+_PLAIN: Final = "plain"
+_MODEL: Final = "model"
+_PROFILES: Final[Mapping[str, tuple[str, ...]]] = {
+    _SECURITY: ("security_control", "network_proxy", "container", "host"),
+    _CONTROL: ("security_control", "container", "host"),
+    _PLAIN: ("container", "host"),
+    _MODEL: ("container", "host", "ai_operation"),
+}
 _HTTP_METHODS: Final = {
     "CONNECT": (1, "Connect"),
     "DELETE": (2, "Delete"),
@@ -48,6 +59,9 @@ _HTTP_METHODS: Final = {
 }
 
 
+_ENCODER: Final = msgspec.json.Encoder()
+
+
 @dataclass(frozen=True, slots=True)
 class EventContext:
     """Where events come from: product, machine and sandbox."""
@@ -57,9 +71,38 @@ class EventContext:
     sandbox_id: str = ""
     sandbox_name: str = ""
     image: str = ""
+    # What does not change from event to event, written once.
+    _metadata: Mapping[str, msgspec.Raw] = field(init=False, repr=False, compare=False)
+    _device: msgspec.Raw = field(init=False, repr=False, compare=False)
+    _container: msgspec.Raw = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Write the parts that every event repeats."""
+        container: dict[str, Any] = {"name": self.sandbox_name, "uid": self.sandbox_id}
+        if self.image:
+            container["image"] = {"name": self.image}
+        device = {"hostname": self.hostname, "os": {"name": "Linux"}}
+        metadata = {name: _raw(self._metadata_of(profiles)) for name, profiles in _PROFILES.items()}
+        object.__setattr__(self, "_metadata", metadata)
+        object.__setattr__(self, "_device", _raw(device))
+        object.__setattr__(self, "_container", _raw(container))
+
+    def _metadata_of(self, profiles: tuple[str, ...]) -> dict[str, Any]:
+        product = {
+            "name": "OpenShell Sandbox Supervisor",
+            "vendor_name": "OpenShell",
+            "version": self.product_version,
+        }
+        return {
+            "version": OCSF_VERSION,
+            "product": product,
+            "profiles": profiles,
+            "uid": self.sandbox_id,
+        }
 
 
-_ENCODER: Final = msgspec.json.Encoder()
+def _raw(value: Mapping[str, Any]) -> msgspec.Raw:
+    return msgspec.Raw(_ENCODER.encode(value))
 
 
 def to_json(event: Event, context: EventContext = EventContext()) -> bytes:
@@ -79,36 +122,26 @@ def _document(event: Event, context: EventContext) -> dict[str, Any]:
         "type_uid": class_uid * 100 + activity_id,
         "type_name": f"{class_name}: {activity}",
         "time": event.time_ms,
-        **_pair("severity", event.severity),
-        **_pair("status", event.status),
+        **_SEVERITIES[event.severity],
     }
+    if event.status is not None:
+        doc.update(_STATUSES[event.status])
     _put(doc, "message", event.message)
     _put(doc, "status_detail", event.detail)
-    doc["metadata"] = {
-        "version": OCSF_VERSION,
-        "product": {
-            "name": "OpenShell Sandbox Supervisor",
-            "vendor_name": "OpenShell",
-            "version": context.product_version,
-        },
-        "profiles": profiles,
-        "uid": context.sandbox_id,
-    }
-    doc["device"] = {"hostname": context.hostname, "os": {"name": "Linux"}}
-    container: dict[str, Any] = {"name": context.sandbox_name, "uid": context.sandbox_id}
-    if context.image:
-        container["image"] = {"name": context.image}
-    doc["container"] = container
+    doc["metadata"] = context._metadata[profiles]
+    doc["device"] = context._device
+    doc["container"] = context._container
     doc.update(_own_fields(event, context))
-    unmapped = dict(event.unmapped or {})
     refusal = getattr(event, "refusal", None)
-    if isinstance(refusal, Refusal):
-        unmapped.update(_refusal(refusal))
-    _put(doc, "unmapped", unmapped)
+    if event.unmapped or refusal is not None:
+        unmapped = dict(event.unmapped or {})
+        if isinstance(refusal, Refusal):
+            unmapped.update(_refusal(refusal))
+        _put(doc, "unmapped", unmapped)
     return doc
 
 
-def _class(event: Event) -> tuple[int, str, int, str, int, str, list[str]]:
+def _class(event: Event) -> tuple[int, str, int, str, int, str, str]:
     match event:
         case NetworkEvent():
             return (
@@ -134,7 +167,7 @@ def _class(event: Event) -> tuple[int, str, int, str, int, str, list[str]]:
             name = "Application Lifecycle"
             return (6002, name, 6, "Application Activity", *_of(event.activity), _PLAIN)
         case ApiEvent():
-            profiles = [*_PLAIN, "ai_operation"] if event.model else _PLAIN
+            profiles = _MODEL if event.model else _PLAIN
             return (6003, "API Activity", 6, "Application Activity", 99, "Other", profiles)
         case BaseEvent():
             return (0, "Base Event", 0, "Uncategorized", 99, "Other", _PLAIN)
@@ -179,7 +212,7 @@ def _own_fields(event: Event, context: EventContext) -> dict[str, Any]:
 
 
 def _traffic(event: NetworkEvent | HttpEvent) -> dict[str, Any]:
-    own: dict[str, Any] = {**_verdict(event)}
+    own = _verdict(event)
     _put(own, "src_endpoint", _end(event.src))
     own["proxy_endpoint"] = _DEFAULT_PROXY
     if event.process:
@@ -192,7 +225,7 @@ def _traffic(event: NetworkEvent | HttpEvent) -> dict[str, Any]:
         own["connection_info"] = {"protocol_name": event.protocol or "tcp"}
         _put(own, "observation_point_id", event.observation_point)
         return own
-    own["dst_endpoint"] = _end(HostPort(event.host, event.port))
+    own["dst_endpoint"] = _endpoint(event.host, event.port)
     own["observation_point_id"] = 2
     own["http_request"] = {
         "http_method": event.method,
@@ -223,7 +256,12 @@ def _finding(event: FindingEvent) -> dict[str, Any]:
 def _verdict(
     event: NetworkEvent | HttpEvent | SshEvent | ProcessEvent | FindingEvent | ApiEvent,
 ) -> dict[str, Any]:
-    return {**_pair("action", event.action), **_pair("disposition", event.disposition)}
+    own: dict[str, Any] = {}
+    if event.action is not None:
+        own.update(_ACTIONS[event.action])
+    if event.disposition is not None:
+        own.update(_DISPOSITIONS[event.disposition])
+    return own
 
 
 def _refusal(refusal: Refusal) -> dict[str, Any]:
@@ -239,17 +277,28 @@ def _of(activity: IntEnum) -> tuple[int, str]:
     return activity.value, activity.name.replace("_", " ").title()
 
 
-def _pair(name: str, value: IntEnum | None) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    return {f"{name}_id": value.value, name: value.name.replace("_", " ").title()}
+def _pairs(name: str, members: type[IntEnum]) -> tuple[Mapping[str, Any], ...]:
+    """Number and label of every member, by number: looking up an enumeration member is slow."""
+    table: list[Mapping[str, Any]] = [{}] * (max(members) + 1)
+    for member in members:
+        number, label = _of(member)
+        table[number] = {f"{name}_id": number, name: label}
+    return tuple(table)
+
+
+_SEVERITIES: Final = _pairs("severity", Severity)
+_STATUSES: Final = _pairs("status", Status)
+_ACTIONS: Final = _pairs("action", Action)
+_DISPOSITIONS: Final = _pairs("disposition", Disposition)
 
 
 def _end(end: HostPort | None) -> dict[str, Any] | None:
-    if end is None:
-        return None
-    is_address = ":" in end.host or end.host.replace(".", "").isdigit()
-    return {"ip" if is_address else "domain": end.host, "port": end.port}
+    return None if end is None else _endpoint(end.host, end.port)
+
+
+def _endpoint(host: str, port: int) -> dict[str, Any]:
+    is_address = ":" in host or host.replace(".", "").isdigit()
+    return {"ip" if is_address else "domain": host, "port": port}
 
 
 def _process(process: ProcessRef) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Final, TypeAlias
+
+import msgspec
 
 from openshell.policy.model import CredentialBinding, Endpoint
 
@@ -28,8 +30,7 @@ __all__ = [
 ]
 
 
-def _no_params() -> Mapping[str, tuple[str, ...]]:
-    return MappingProxyType({})
+_NO_PARAMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,12 @@ class ConnectionRequest:
     relaxed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class L7Request:
+class L7Request(msgspec.Struct, frozen=True):
     """A request on an allowed connection. `path` is canonical, placeholders redacted."""
 
     method: str
     path: str
-    query: Mapping[str, tuple[str, ...]] = field(default_factory=_no_params)
+    query: Mapping[str, tuple[str, ...]] = _NO_PARAMS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +108,12 @@ class ConnectionAllowed:
     # resolve to private addresses.
     trusted: tuple[EndpointConfig, ...]
     generation: int
+    # The configs that inspect: asked for with every request, so made once.
+    l7_configs: tuple[EndpointConfig, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        inspected = tuple(config for config in self.configs if config.is_inspected)
+        object.__setattr__(self, "l7_configs", inspected)
 
     @property
     def exact_declared_host(self) -> bool:
@@ -121,10 +127,6 @@ class ConnectionAllowed:
     @property
     def allowed_ips(self) -> tuple[str, ...]:
         return self.configs[0].endpoint.allowed_ips if self.configs else ()
-
-    @property
-    def l7_configs(self) -> tuple[EndpointConfig, ...]:
-        return tuple(config for config in self.configs if config.is_inspected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +146,14 @@ class ConnectionDenied:
 ConnectionDecision: TypeAlias = ConnectionAllowed | ConnectionDenied
 
 
-@dataclass(frozen=True, slots=True)
-class RequestAllowed:
+class RequestAllowed(msgspec.Struct, frozen=True):
     policy: str
     # None on a connection without inspection: the connection's own decision is all there is.
     config: EndpointConfig | None
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class RequestAudited:
+class RequestAudited(msgspec.Struct, frozen=True):
     """Not allowed, but the endpoint only records: forward it and log why."""
 
     policy: str

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 from typing import Final
+
+import msgspec
 
 __all__ = [
     "MAX_PATH_BYTES",
@@ -28,6 +29,10 @@ __all__ = [
 
 # What the contract grants a path before it is resolved; peers cut between 4 and 8 KiB.
 MAX_PATH_BYTES: Final = 4096
+
+# Space, control characters, DEL.
+_CONTROLS: Final = bytes(range(0x21)) + b"\x7f"
+_NO_PARAMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://")
 _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -66,8 +71,7 @@ class TargetRejected(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class CanonicalTarget:
+class CanonicalTarget(msgspec.Struct, frozen=True):
     """`path` is ASCII and canonical, `query` verbatim without `?` ("" if none), `params` decoded."""
 
     path: str
@@ -99,11 +103,11 @@ def canonicalize(target: bytes, *, allow_encoded_slash: bool) -> CanonicalTarget
 def _check_bytes(target: bytes) -> None:
     if not target.isascii():
         raise TargetRejected(TargetRejectReason.NON_ASCII)
-    if any(byte <= 0x20 or byte == 0x7F for byte in target):
+    if len(target.translate(None, _CONTROLS)) != len(target):
         raise TargetRejected(TargetRejectReason.CONTROL)
     if b"#" in target:
         raise TargetRejected(TargetRejectReason.FRAGMENT)
-    if _BAD_PERCENT.search(target):
+    if b"%" in target and _BAD_PERCENT.search(target):
         raise TargetRejected(TargetRejectReason.BAD_PERCENT)
 
 
@@ -191,7 +195,7 @@ def _decode_component(text: bytes) -> str:
 def parse_query(query: bytes) -> Mapping[str, tuple[str, ...]]:
     """Decodes a query to all values of each name, in order. A name without `=` has the value ""."""
     if not query:
-        return MappingProxyType({})
+        return _NO_PARAMS
     if _BAD_PERCENT.search(query):
         raise TargetRejected(TargetRejectReason.BAD_PERCENT)
     if not query.isascii():

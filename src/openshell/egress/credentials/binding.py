@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+import msgspec
+
 __all__ = ["BadPattern", "BoundEndpoint", "EndpointScope"]
 
 
@@ -16,8 +18,7 @@ class BadPattern(ValueError):
     """A binding's host pattern that names no host."""
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointScope:
+class EndpointScope(msgspec.Struct, frozen=True):
     """Where a request goes. `path` is canonical, without query, placeholders redacted."""
 
     host: str

@@ -13,6 +13,8 @@ import binascii
 import re
 from dataclasses import dataclass
 
+import msgspec
+
 from openshell.egress.credentials.binding import EndpointScope
 from openshell.egress.credentials.placeholder import find_marker, parse_placeholder
 from openshell.egress.credentials.state import CredentialSet, Unresolved
@@ -21,8 +23,7 @@ from openshell.egress.http1 import RequestHead, is_token, render_request_head
 __all__ = ["CredentialRefused", "Rewritten", "rewrite_head"]
 
 
-@dataclass(frozen=True, slots=True)
-class Rewritten:
+class Rewritten(msgspec.Struct, frozen=True):
     """The head to send; `used` names the keys whose values are in it. Never log the head."""
 
     head: RequestHead

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import assert_never
+
+import msgspec
 
 from openshell.egress.http1.fields import TEXT_BYTES, is_token
 from openshell.egress.http1.framing import Chunked, Framing, Length, NoBody, UntilClose
@@ -58,13 +59,15 @@ _FORBIDDEN_TRAILERS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class BodyPart:
+class BodyPart(msgspec.Struct, frozen=True):
     """What one feed yields: `wire` to forward in order, `data` the same content without framing."""
 
-    wire: tuple[Buffer, ...] = field(repr=False)
-    data: tuple[Buffer, ...] = field(repr=False)
+    wire: tuple[Buffer, ...]
+    data: tuple[Buffer, ...]
     done: bool
+
+    def __repr__(self) -> str:
+        return f"<BodyPart {len(self.wire)} pieces, done={self.done}>"
 
 
 _NOTHING = BodyPart((), (), done=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from openshell.egress.http1.framing import Framing, declared_framing
@@ -19,7 +20,8 @@ __all__ = [
     "Headers",
     "connection_options",
     "is_token",
-    "split_lines",
+    "render_fields",
+    "split_first",
     "values",
 ]
 
@@ -35,6 +37,14 @@ TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklm
 TEXT_BYTES = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+# Good field lines, each from its line end on, and their pairs; possessive, so that nothing is tried twice.
+# Values that end in blanks, like everything the first does not match, are left to the careful reading.
+_GOOD_FIELDS = re.compile(
+    rb"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+)*+"
+).fullmatch
+_PAIRS = re.compile(rb"\r\n([^:]++):[\t ]*+([^\r]*+)").findall
+# Values of the Connection field whose reading is remembered: nearly everybody sends one of two.
+_REMEMBERED = 16
 # Fields that decide where the message ends may not be taken away from it by the Connection field.
 _NEVER_NOMINATED = frozenset({b"host", b"content-length", b"transfer-encoding"})
 # Servers that make environment variables of fields read these as the framing fields themselves.
@@ -115,50 +125,74 @@ class FieldScan:
 
     __slots__ = ("codings", "headers", "hosts", "lengths")
 
-    def __init__(self, lines: list[bytes]) -> None:
-        """Reads field lines; the caller has checked that they hold text bytes only."""
-        if len(lines) > MAX_FIELDS + 1:
+    def __init__(self, first: bytes, fields: bytes) -> None:
+        """Reads what stands behind the first line; both hold text bytes only, and line ends."""
+        if fields.count(b"\n") > MAX_FIELDS:
             raise HeadRejected(RejectReason.TOO_MANY_FIELDS)
-        headers: list[tuple[bytes, bytes]] = []
         self.lengths: list[bytes] = []
         self.codings: list[bytes] = []
         self.hosts: list[bytes] = []
-        offset = len(lines[0]) + 2
-        for line in lines[1:]:
-            name, colon, value = line.partition(b":")
-            if not colon or not name or name.translate(None, TOKEN_BYTES):
-                raise HeadRejected(_field_reason(line, colon), offset)
-            offset += len(line) + 2
-            value = value.strip(b" \t")
+        if _GOOD_FIELDS(fields) is not None and b" \r" not in fields and b"\t\r" not in fields:
+            pairs = _PAIRS(fields)
+            if fields.endswith((b" ", b"\t")):
+                pairs[-1] = (pairs[-1][0], pairs[-1][1].rstrip(b" \t"))
+        else:
+            pairs = _read_lines(first, fields)
+        repeated = []
+        for index, (name, value) in enumerate(pairs):
             lowered = name.lower()
-            if lowered in _SPECIAL:
-                if lowered == b"host":
-                    self.hosts.append(value)
-                elif lowered == b"connection":
-                    _check_connection(value)
-                elif lowered == b"transfer-encoding":
-                    self.codings.append(value)
-                elif lowered in _LOOKALIKES:
-                    raise HeadRejected(RejectReason.FIELD_NAME, offset)
-                else:
-                    self.lengths.append(value)
-                    # Identical repetitions count as one (`proxy.md` 2.2), and one is what goes on.
-                    if len(self.lengths) > 1 and value == self.lengths[0]:
-                        continue
-            headers.append((name, value))
-        self.headers: Headers = tuple(headers)
+            if lowered in _SPECIAL and self._special(lowered, value):
+                repeated.append(index)
+        for index in reversed(repeated):
+            del pairs[index]
+        self.headers: Headers = tuple(pairs)
+
+    def _special(self, lowered: bytes, value: bytes) -> bool:
+        """Notes a field that decides something; says whether it only repeats one."""
+        if lowered == b"host":
+            self.hosts.append(value)
+        elif lowered == b"connection":
+            _check_connection(value)
+        elif lowered == b"transfer-encoding":
+            self.codings.append(value)
+        elif lowered in _LOOKALIKES:
+            raise HeadRejected(RejectReason.FIELD_NAME)
+        else:
+            self.lengths.append(value)
+            # Identical repetitions count as one (`proxy.md` 2.2), and one is what goes on.
+            return len(self.lengths) > 1 and value == self.lengths[0]
+        return False
 
     def framing(self, *, http10: bool) -> Framing | None:
         return declared_framing(self.lengths, self.codings, http10=http10)
 
 
-def split_lines(block: bytes) -> list[bytes]:
-    """Splits a head into lines that hold text bytes only."""
-    lines = block.split(b"\r\n")
+def split_first(block: bytes) -> tuple[bytes, bytes]:
+    """The first line, and the field lines, each led by its line end; text bytes only."""
     # All that is left after removing text must be the line ends themselves, each CR with its LF.
-    if block.translate(None, TEXT_BYTES) != b"\r\n" * (len(lines) - 1):
+    if block.translate(None, TEXT_BYTES) != b"\r\n" * block.count(b"\r\n"):
         raise HeadRejected(RejectReason.CONTROL_BYTE)
-    return lines
+    end = block.find(b"\r\n")
+    return (block, b"") if end < 0 else (block[:end], block[end:])
+
+
+def render_fields(headers: Headers) -> bytes:
+    """The field lines and the empty line behind them."""
+    lines = [*map(b": ".join, headers), b"", b""]
+    return b"\r\n".join(lines) if headers else b"\r\n"
+
+
+def _read_lines(first: bytes, fields: bytes) -> list[tuple[bytes, bytes]]:
+    """Reads line by line, to name what is wrong with one of them."""
+    pairs: list[tuple[bytes, bytes]] = []
+    offset = len(first) + 2
+    for line in fields.split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if not colon or not name or name.translate(None, TOKEN_BYTES):
+            raise HeadRejected(_field_reason(line, colon), offset)
+        offset += len(line) + 2
+        pairs.append((name, value.strip(b" \t")))
+    return pairs
 
 
 def is_token(value: bytes) -> bool:
@@ -174,13 +208,17 @@ def values(headers: Headers, name: bytes) -> tuple[bytes, ...]:
 def connection_options(headers: Headers) -> frozenset[bytes]:
     """The options of all Connection fields, in lower case."""
     found = values(headers, b"connection")
-    if not found:
-        return frozenset()
+    return _options(found) if found else frozenset()
+
+
+@lru_cache(_REMEMBERED)
+def _options(found: tuple[bytes, ...]) -> frozenset[bytes]:
     return frozenset(
         option.strip(b" \t").lower() for value in found for option in value.split(b",")
     )
 
 
+@lru_cache(_REMEMBERED)
 def _check_connection(value: bytes) -> None:
     for option in value.split(b","):
         stripped = option.strip(b" \t")

@@ -25,5 +25,12 @@ _FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
 def end_to_end(headers: Headers) -> Headers:
     """The fields without those for this hop: the usual ones and what the Connection field names."""
-    dropped = (_HOP_BY_HOP | connection_options(headers)) - _FRAMING
-    return tuple([pair for pair in headers if pair[0].lower() not in dropped])
+    names = [name.lower() for name, _ in headers]
+    if _HOP_BY_HOP.isdisjoint(names):
+        return headers
+    dropped: frozenset[bytes] = _HOP_BY_HOP
+    if b"connection" in names:
+        options = connection_options(headers)
+        if not options <= _HOP_BY_HOP:
+            dropped = (_HOP_BY_HOP | options) - _FRAMING
+    return tuple([pair for pair, name in zip(headers, names, strict=True) if name not in dropped])

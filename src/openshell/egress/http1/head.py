@@ -13,7 +13,7 @@ authority itself). The rules are those of `proxy.md` 2.1, 2.2 and 9.1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from openshell.egress.http1.fields import (
     FieldScan,
@@ -21,7 +21,8 @@ from openshell.egress.http1.fields import (
     HeadReader,
     connection_options,
     is_token,
-    split_lines,
+    render_fields,
+    split_first,
     values,
 )
 from openshell.egress.http1.framing import NO_BODY, Framing, Length, NoBody
@@ -45,18 +46,20 @@ TUNNEL_HEAD_LIMIT = 16 * 1024
 _VERSIONS = frozenset({b"HTTP/1.1", b"HTTP/1.0"})
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(msgspec.Struct, frozen=True):
     """A head that passed every check; fields in the order and spelling received.
 
     Target and fields may hold credentials, ours after rewriting, so a head never shows them.
     """
 
     method: bytes
-    target: bytes = field(repr=False)
+    target: bytes
     version: bytes
-    headers: Headers = field(repr=False)
+    headers: Headers
     framing: Framing
+
+    def __repr__(self) -> str:
+        return f"<RequestHead {self.method!r}, {len(self.headers)} fields, {self.framing}>"
 
     def values(self, name: bytes) -> tuple[bytes, ...]:
         """All values of a field; `name` in lower case."""
@@ -113,9 +116,9 @@ def _parse(block: bytes, *, require_host: bool) -> RequestHead:
             block.decode()
         except UnicodeDecodeError as error:
             raise HeadRejected(RejectReason.NOT_UTF8, error.start) from None
-    lines = split_lines(block)
-    method, target, version = _request_line(lines[0])
-    scan = FieldScan(lines)
+    first, fields = split_first(block)
+    method, target, version = _request_line(first)
+    scan = FieldScan(first, fields)
     framing = scan.framing(http10=version == b"HTTP/1.0") or NO_BODY
     # A tunnel starts right behind the head: a body there is read as tunnel bytes by one side only.
     if method == b"CONNECT" and not (isinstance(framing, NoBody) or framing == Length(0)):
@@ -151,5 +154,5 @@ def _check_host(hosts: list[bytes], *, required: bool) -> None:
 
 def render_request_head(head: RequestHead) -> bytes:
     """The bytes of a head. The parts were checked when it was read or rewritten, not here again."""
-    lines = [b"%b: %b\r\n" % pair for pair in head.headers]
-    return b"%b %b %b\r\n%b\r\n" % (head.method, head.target, head.version, b"".join(lines))
+    fields = render_fields(head.headers)
+    return b"%b %b %b\r\n%b" % (head.method, head.target, head.version, fields)

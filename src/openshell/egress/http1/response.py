@@ -8,14 +8,16 @@ that a response without any framing always runs until the upstream closes (RFC 9
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+
+import msgspec
 
 from openshell.egress.http1.fields import (
     FieldScan,
     Headers,
     HeadReader,
     connection_options,
-    split_lines,
+    render_fields,
+    split_first,
     values,
 )
 from openshell.egress.http1.framing import NO_BODY, UNTIL_CLOSE, Framing, UntilClose
@@ -32,15 +34,17 @@ _STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-9][0-9]{2})(?: (.*))?", re.DOTAL
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(msgspec.Struct, frozen=True):
     """A head that passed every check. Its fields may hold cookies, so it never shows them."""
 
     version: bytes
     status: int
     reason: bytes
-    headers: Headers = field(repr=False)
+    headers: Headers
     framing: Framing
+
+    def __repr__(self) -> str:
+        return f"<ResponseHead {self.status}, {len(self.headers)} fields, {self.framing}>"
 
     def values(self, name: bytes) -> tuple[bytes, ...]:
         """All values of a field; `name` in lower case."""
@@ -86,13 +90,13 @@ class ResponseHeadReader(HeadReader[ResponseHead]):
 
 
 def _parse(block: bytes, method: bytes) -> ResponseHead:
-    lines = split_lines(block)
-    line = _STATUS_LINE(lines[0])
+    first, fields = split_first(block)
+    line = _STATUS_LINE(first)
     if line is None:
         raise HeadRejected(RejectReason.STATUS_LINE)
     version, code, reason = line.groups()
     status = int(code)
-    scan = FieldScan(lines)
+    scan = FieldScan(first, fields)
     declared = scan.framing(http10=version == b"HTTP/1.0")
     # The declaration is checked even where no body follows, so that a contradictory head never passes.
     headers = scan.headers
@@ -109,5 +113,5 @@ def _parse(block: bytes, method: bytes) -> ResponseHead:
 
 def render_response_head(head: ResponseHead) -> bytes:
     """The bytes of a head. The parts were checked when it was read, not here again."""
-    lines = [b"%b: %b\r\n" % pair for pair in head.headers]
-    return b"%b %d %b\r\n%b\r\n" % (head.version, head.status, head.reason, b"".join(lines))
+    fields = render_fields(head.headers)
+    return b"%b %d %b\r\n%b" % (head.version, head.status, head.reason, fields)

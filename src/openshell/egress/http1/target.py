@@ -7,7 +7,8 @@ Hosts come back in lower case without brackets. The rules are those of `proxy.md
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+
+import msgspec
 
 from openshell.egress.http1.rejects import HeadRejected, RejectReason
 
@@ -33,8 +34,7 @@ _ABSOLUTE = re.compile(
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
-@dataclass(frozen=True, slots=True)
-class Authority:
+class Authority(msgspec.Struct, frozen=True):
     """Host (lower case, no brackets) and the port, None when it was not written."""
 
     host: str
@@ -47,15 +47,17 @@ class Authority:
         return host if self.port is None else f"{host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class AbsoluteTarget:
+class AbsoluteTarget(msgspec.Struct, frozen=True):
     """An absolute-form target taken apart; `origin_form` is what goes on to the upstream."""
 
     scheme: str
     host: str
     port: int
     # The query may hold a credential of the agent's own.
-    origin_form: bytes = field(repr=False)
+    origin_form: bytes
+
+    def __repr__(self) -> str:
+        return f"<AbsoluteTarget {self.scheme} {self.host}:{self.port}>"
 
     @property
     def host_field(self) -> str:
