@@ -1,0 +1,38 @@
+"""The system tests once more as an ordinary user, one test per module so that they may run apart."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from e2e.isolation.unprivileged import is_root, ordinary_directory, run_unprivileged
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+MODULES = ["attach_and_exec", "bad_input", "crashes", "network_escapes", "secrets"]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not is_root(), reason="the other modules already run as an ordinary user")
+@pytest.mark.parametrize("module", MODULES)
+def test_as_an_ordinary_user(module: str) -> None:
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    with ordinary_directory() as directory:
+        ran = run_unprivileged(
+            [
+                "/usr/bin/env",
+                f"TMPDIR={directory}",
+                "PYTHONDONTWRITEBYTECODE=1",
+                *argv,
+                "-c",
+                f"{ROOT}/pyproject.toml",
+                "--rootdir",
+                str(ROOT),
+                str(HERE / f"test_{module}.py"),
+            ],
+            also=[str(ROOT)],
+            timeout=115,
+        )
+    assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
