@@ -92,6 +92,15 @@ class Compute:
 
     async def update(self, sandbox_id: str, change: Change) -> openshell_pb2.Sandbox | None:
         """Applies a change in one transaction and announces it; the record after it."""
+        sandbox, changed = await self._change(sandbox_id, change)
+        if changed:
+            self._bus.publish(SANDBOX, sandbox_id)
+        return sandbox
+
+    async def _change(
+        self, sandbox_id: str, change: Change
+    ) -> tuple[openshell_pb2.Sandbox | None, bool]:
+        """One transaction; the record after it and whether it is another."""
 
         def write(tx: Tx) -> tuple[openshell_pb2.Sandbox | None, bool]:
             row = tx.get_by_id(Kind.SANDBOX, sandbox_id)
@@ -106,10 +115,7 @@ class Compute:
             )
             return load(stored, openshell_pb2.Sandbox), True
 
-        sandbox, changed = await self._store.write(write)
-        if changed:
-            self._bus.publish(SANDBOX, sandbox_id)
-        return sandbox
+        return await self._store.write(write)
 
     def show(self, sandbox: openshell_pb2.Sandbox) -> openshell_pb2.Sandbox:
         """The record as a client may see it."""
@@ -180,14 +186,17 @@ class Compute:
         await self._update_by_session(session, change)
 
     async def _update_by_session(self, session: Session, change: Change) -> None:
-        sandbox = await self.update(session.sandbox_id, change)
+        sandbox, changed = await self._change(session.sandbox_id, change)
         if sandbox is None:
             session.close("the sandbox is deleted")
-        if sandbox is None or status.phase_of(sandbox) is not Phase.READY:
+        ready = sandbox is not None and status.phase_of(sandbox) is Phase.READY
+        if not ready:
             # Deleted, stopped or failed meanwhile: it may stay connected, nothing runs through it.
             session.ready = False
-        # What is shown depends on the session too, so the record may be the same and look new.
-        self._bus.publish(SANDBOX, session.sandbox_id)
+        # Whether Ready is shown depends on the session too, so the record may be the same and look
+        # new.
+        if changed or ready:
+            self._bus.publish(SANDBOX, session.sandbox_id)
 
     async def main_exited(self, sandbox_id: str, instance_id: str, exit_code: int) -> None:
         def change(sandbox: openshell_pb2.Sandbox, now_ms: int) -> bool:

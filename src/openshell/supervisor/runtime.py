@@ -8,11 +8,14 @@ and everything inside ends with it. Called once, by `main`.
 """
 
 import asyncio
+import contextlib
 import datetime as dt
 import signal
 import socket
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from openshell import ocsf
 from openshell._proto import openshell_pb2
@@ -59,6 +62,8 @@ _LEAVE_SECONDS = 0.1
 _FLUSH_SECONDS = 1.0
 _STOP_REPORT_SECONDS = 2.0
 _UNKNOWN_EXIT = 255
+# A start takes a tenth of this; one that hangs has something to say.
+_LATER_SECONDS = 0.5
 # Relays that may wait for process 1: the gateway's bound on those that nobody has taken up.
 _MAX_EARLY_RELAYS = 32
 
@@ -117,6 +122,7 @@ class Supervisor:
         # Asked for before there was an inside to serve them.
         self._early_relays: list[openshell_pb2.RelayOpen] = []
         self._accepted = asyncio.Event()
+        self._started = asyncio.Event()
         self._stopping = asyncio.Event()
 
     # -- life
@@ -129,9 +135,9 @@ class Supervisor:
         start = self._tasks.start
         start(self._session.run(), "session")
         start(self._config.run(), "config")
-        start(self._reporter.run(), "policy reports")
-        pushing = start(self._logs.push(self._client), "log push")
-        start(renew_token(self._client, self._token, self._logs), "token")
+        start(self._later(self._reporter.run), "policy reports")
+        pushing = start(self._later(lambda: self._logs.push(self._client)), "log push")
+        start(self._later(lambda: renew_token(self._client, self._token, self._logs)), "token")
         # Lets the connection to the gateway begin: it is made beside what follows.
         await asyncio.sleep(0)
         inside: _Inside | None = None
@@ -141,6 +147,7 @@ class Supervisor:
             await inside.egress.start()
             self._open(inside)
             code = await self._serve(inside)
+            self._started.set()
             self._logs.finish()
             await asyncio.wait({pushing}, timeout=_FLUSH_SECONDS)
             return code
@@ -151,6 +158,13 @@ class Supervisor:
             if inside is not None:
                 await inside.host.close()
             await self._client.close()
+
+    async def _later(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """What nobody waits for: once the sandbox is ready, or soon if it does not get there."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LATER_SECONDS):
+                await self._started.wait()
+        await work()
 
     async def _shut_in(self) -> IsolatedSandbox:
         """Wait for process 1; raises IsolationError."""
@@ -233,6 +247,7 @@ class Supervisor:
             self._process_event(ocsf.ProcActivity.LAUNCH, execution.pid)
         self._phases.end()
         self._send_report()
+        self._started.set()
 
     async def _ended(self, inside: _Inside, exit_: Exit) -> int:
         """Tell the gateway, let clients have the rest of the output, and end."""

@@ -138,6 +138,7 @@ async def test_the_session_comes_back_to_a_restarted_gateway(world):
     gateway = world.gateway
     box = await world.create("sh", "-c", "while :; do sleep 1; done")
     first = await gateway.hellos.get()
+    assert (await next_report(gateway)).version == 1
     await gateway.stop()
     world.gateway = FakeGateway(f"{world.directory}/gateway.sock")
     set_policy(world.gateway, 7)

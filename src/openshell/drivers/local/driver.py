@@ -196,7 +196,6 @@ class LocalDriver:
                 known.plan = msgspec.structs.replace(
                     known.plan, exposure=await self._exposure(sandbox)
                 )
-                self._publish(known)
                 self._event(known, "Scheduled", "state written", "requesting_sandbox")
                 _write_new(known, sandbox)
                 await self._launch(known)

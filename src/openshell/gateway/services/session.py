@@ -14,7 +14,7 @@ import grpc.aio
 from openshell._proto import openshell_pb2
 from openshell.gateway.auth.principal import require_sandbox
 from openshell.gateway.compute import Compute
-from openshell.gateway.errors import failed_precondition, invalid_argument, not_found
+from openshell.gateway.errors import failed_precondition, invalid_argument
 from openshell.gateway.limits import check_required
 from openshell.gateway.records import Kind
 from openshell.gateway.relay import Relays
@@ -97,9 +97,8 @@ class SessionService:
         check_required("hello.sandbox_id", hello.sandbox_id)
         if len(hello.extensions) > EXTENSIONS_MAX or len(hello.instance_id) > INSTANCE_ID_MAX:
             raise invalid_argument("hello is larger than any supervisor's")
+        # The same sandbox as the caller's, which exists: the interceptor has asked.
         require_sandbox(hello.sandbox_id)
-        if not await self.sandbox_exists(hello.sandbox_id):
-            raise not_found("sandbox not found")
         return Session(
             hello.sandbox_id,
             hello.instance_id,
