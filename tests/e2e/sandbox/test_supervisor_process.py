@@ -9,6 +9,7 @@ import pytest
 
 from e2e.isolation.unprivileged import is_root
 from e2e.sandbox.leftovers import pids
+from openshell.drivers.launch import decode_plan
 from openshell.supervisor.hardening import KEPT_CAPABILITIES
 from support.fake_gateway import TOKEN
 
@@ -111,3 +112,31 @@ async def test_programs_that_only_their_owner_may_read_are_still_named(world):
             await asyncio.sleep(0.02)
     line = next(line for line in world.gateway.lines if "198.51.100.7" in line.message)
     assert "DENIED /tmp/mine(" in line.message, "named, not merely found unreadable"
+
+
+async def test_what_an_agent_makes_is_nobodys_on_the_host(world):
+    box = await world.create()
+    script = "cp /bin/sh x && chmod 4755 x && stat -c '%U %a' x && ./x -c 'id -u'"
+    ran = await world.gateway.run(box, "sh", "-c", script)
+    assert ran.stdout == b"sandbox 4755\n1000\n", ran.stderr
+    found = os.stat(f"{world.paths(box).workspace}/x")
+    assert found.st_mode & 0o4000, "the probe works"
+    with open(world.paths(box).plan, "rb") as file:
+        host_id = decode_plan(file.read()).host_id
+    assert found.st_uid == (os.geteuid() or host_id) != 0
+
+
+async def test_a_workspace_that_became_a_link_is_not_followed(world):
+    box = await world.create("sleep", "100")
+    await world.driver.stop(box)
+    workspace = world.paths(box).workspace
+    os.rename(workspace, f"{workspace}.old")
+    os.symlink(world.directory, workspace)
+    await world.driver.start(box)
+    status = await world.until(box, "ContainerStartFailed")
+    assert "not a directory" in status.conditions[0].message.lower()
+    os.unlink(workspace)
+    os.rename(f"{workspace}.old", workspace)
+    world.gateway._ready.clear()
+    await world.driver.start(box)
+    await world.ready(box)

@@ -6,7 +6,8 @@ import pytest
 
 from openshell.drivers.local import credential_files
 from openshell.drivers.local.credential_files import CredentialFinder, TooManyFiles
-from openshell.drivers.local.tools import Homes, expose
+from openshell.drivers.local.exposing import homes_of
+from openshell.drivers.local.tools import Homes, expose, expose_again
 
 
 class Home:
@@ -215,3 +216,77 @@ def test_a_directory_too_large_to_check_is_not_exposed(home, monkeypatch):
 
 def test_a_missing_directory_is_left_out(home):
     assert home.expose("nowhere/bin") == set()
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [("bin/key", ".ssh/deploy"), ("bin/c", ".aws/cli/tool"), ("bin/s", ".config/gcloud/x/y")],
+    ids=["ssh", "aws", "gcloud"],
+)
+def test_a_link_does_not_open_a_place_for_credentials(home, link, target):
+    home.program("bin/tool")
+    home.program(target)
+    home.link(link, home.root / target)
+    assert home.expose("bin") == {"bin"}
+    assert "credentials" in home.last.skipped[0][1]
+
+
+def test_an_interpreter_line_does_not_either(home):
+    home.program(".ssh/deploy")
+    home.program("bin/tool", f"#!{home.root}/.ssh/deploy\n")
+    assert home.expose("bin") == {"bin"}
+
+
+@pytest.mark.parametrize("asked", [".ssh", ".aws/bin", "link"])
+def test_a_place_for_credentials_is_not_on_the_path(home, asked):
+    home.program(".aws/bin/tool")
+    home.program(".ssh/tool")
+    home.link("link", home.root / ".ssh")
+    assert home.expose(asked, host_paths=(asked,)) == set()
+    assert home.last.search_path == ()
+
+
+@pytest.mark.parametrize("asked", ["state/gw", "state", "state/gw/local/sandboxes/x/workspace"])
+def test_what_is_ours_is_never_shown(home, asked):
+    home.program("state/gw/local/sandboxes/x/workspace/tool")
+    assert home.expose(host_paths=(asked,)) == {asked}, "the probe works"
+    private = homes_of({"HOME": str(home.root)}, str(home.root / "state/gw/local")).private
+    assert private == (str(home.root / ".config/openshell"), str(home.root / "state/gw"))
+    home.homes = Homes(os.getuid(), home.homes.directories, private)
+    assert home.expose(host_paths=(asked,)) == set()
+    assert "own state" in home.last.skipped[0][1]
+
+
+def test_a_directory_that_everybody_may_fill_is_refused(home):
+    home.program("shared/tool")
+    (home.root / "shared").chmod(0o1777)
+    assert home.expose("shared", host_paths=("shared",)) == set()
+    assert "everybody" in home.last.skipped[0][1]
+
+
+def test_a_start_judges_again_what_a_create_decided(home):
+    for name in ("kept", "swapped", "taken", "opened"):
+        home.program(f"{name}/tool")
+    home.link("link", home.root / "swapped")
+    asked = ("kept", "link", "taken", "opened")
+    shown = {"kept", "swapped", "link", "taken", "opened"}
+    assert home.expose(*asked) == shown
+    before = home.last
+    assert expose_again(before, home.homes, CredentialFinder()) == before
+
+    credential = home.file("kept/.netrc")
+    (home.root / "link").unlink()
+    home.program(".ssh/tool")
+    home.link("link", home.root / ".ssh")
+    (home.root / "opened").chmod(0o777)
+    if os.getuid() == 0:
+        os.chown(home.root / "taken", 12345, 12345)
+    else:
+        (home.root / "taken").chmod(0o777)
+    after = expose_again(before, home.homes, CredentialFinder())
+    strip = len(str(home.root)) + 1
+    assert {path[strip:] for path in after.paths} == {"kept", "swapped"}
+    assert after.masked == (credential,)
+    assert {path[strip:] for path in after.search_path} == {"kept"}
+    reasons = {path[strip:]: reason for path, reason in after.skipped}
+    assert set(reasons) == {"link", "taken", "opened"}

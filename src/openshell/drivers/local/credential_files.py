@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["CredentialFinder", "TooManyFiles"]
+__all__ = ["CREDENTIAL_DIRECTORIES", "CredentialFinder", "TooManyFiles"]
 
 # Entries looked at for one exposed directory: three times a large Python with its packages.
 _MAX_ENTRIES = 200_000
@@ -43,7 +43,17 @@ _FILE_NAMES = frozenset(
         ".dockercfg",
         ".vault-token",
         ".env",
+        ".envrc",
+        ".claude.json",
+        ".databrickscfg",
+        ".bash_history",
+        ".zsh_history",
+        ".python_history",
+        "rclone.conf",
+        "kubeconfig",
         "credentials",
+        ".credentials",
+        ".credentials.json",
         "credentials.json",
         "credentials.toml",
         "credentials.tfrc.json",
@@ -61,7 +71,8 @@ _FILE_NAMES = frozenset(
     }
 )
 _FILE_PREFIXES = (".env.", ".netrc.", ".npmrc.", ".pypirc.")
-_DIRECTORY_NAMES = frozenset(
+# Directories that hold little else; none is shown, whole or in part.
+CREDENTIAL_DIRECTORIES = frozenset(
     {
         ".ssh",
         ".gnupg",
@@ -158,7 +169,7 @@ def _search(path: str) -> _Searched:
                 if count > _MAX_ENTRIES:
                     raise TooManyFiles
                 if entry.is_dir(follow_symlinks=False):
-                    if entry.name in _DIRECTORY_NAMES:
+                    if entry.name in CREDENTIAL_DIRECTORIES:
                         found.append(entry.path)
                     elif entry.name != _SKIPPED:
                         pending.append(entry.path)

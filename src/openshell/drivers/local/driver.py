@@ -11,7 +11,6 @@ driver finds running supervisors by pid, start time and boot, and reports the de
 import asyncio
 import contextlib
 import os
-import pwd
 import signal
 import sys
 import time
@@ -35,7 +34,7 @@ from openshell.drivers.base import (
 from openshell.drivers.launch import Exposure, LaunchPlan, encode_plan
 from openshell.drivers.local import processes, request
 from openshell.drivers.local.adoption import Verdict, judge
-from openshell.drivers.local.credential_files import CredentialFinder, TooManyFiles
+from openshell.drivers.local.exposing import Exposing
 from openshell.drivers.local.known import KnownSandbox
 from openshell.drivers.local.lock import StateLock
 from openshell.drivers.local.observe import Backend
@@ -52,7 +51,6 @@ from openshell.drivers.local.state import (
     write_bytes,
     write_record,
 )
-from openshell.drivers.local.tools import Homes, expose
 from openshell.drivers.local.watchers import Watchers
 from openshell.drivers.local.zygote_client import ZYGOTE_MODULE, ZygoteClient
 from openshell.drivers.local.zygote_protocol import Exited
@@ -65,8 +63,6 @@ _STOP_SECONDS = 10.0
 # Above every range that login users, their subordinate ids and dynamic services are given.
 _FIRST_HOST_ID = 0x7000_0000
 _HOST_IDS = 1 << 24
-# A start takes a tenth of this.
-_REFRESH_SECONDS = 1.0
 # The zygote says the exit code right after the pidfd says the end.
 _EXIT_CODE_SECONDS = 0.25
 
@@ -110,8 +106,7 @@ class LocalDriver:
         )
         self._sandboxes: dict[str, KnownSandbox] = {}
         self._watchers = Watchers()
-        self._finder = CredentialFinder()
-        self._exposing = asyncio.Lock()
+        self._exposing = Exposing(self._environment, self._paths.root, self._spawn)
         self._tasks: set[asyncio.Task[None]] = set()
         self._boot = ""
 
@@ -193,8 +188,9 @@ class LocalDriver:
         self._sandboxes[sandbox.id] = known
         async with known.lock:
             try:
+                config = request.parse_config(sandbox.driver_config)
                 known.plan = msgspec.structs.replace(
-                    known.plan, exposure=await self._exposure(sandbox)
+                    known.plan, exposure=await self._exposing.decide(config)
                 )
                 self._event(known, "Scheduled", "state written", "requesting_sandbox")
                 _write_new(known, sandbox)
@@ -224,7 +220,8 @@ class LocalDriver:
                 )
             try:
                 await known.clean_leftovers(self._boot)
-                self._begin_again(known, token, initial_config)
+                exposure = await self._exposing.decide_again(known.plan.exposure)
+                self._begin_again(known, exposure, token, initial_config)
                 self._publish(known)
                 await self._launch(known)
             except OSError as error:
@@ -319,44 +316,17 @@ class LocalDriver:
             number = (number + 1) % _HOST_IDS
         return host_id
 
-    async def _exposure(self, sandbox: DriverSandbox) -> Exposure:
-        config = request.parse_config(sandbox.driver_config)
-        if not config.tool_dirs and not config.host_paths:
-            return Exposure()
-        homes = _homes(self._environment)
-        async with self._exposing:
-            exposure = await asyncio.to_thread(
-                expose, config.tool_dirs, config.host_paths, homes, self._finder
-            )
-        due = [path for path in exposure.paths if self._finder.is_due(path)]
-        if due:
-            self._spawn(self._refresh(due), "credential files")
-        refused = dict(exposure.skipped)
-        for path in config.host_paths:
-            # Asked for by name: leaving it out would be a surprise. PATH directories are offers.
-            reason = refused.get(os.path.realpath(path)) or refused.get(path)
-            if reason:
-                raise DriverError(
-                    DriverErrorCode.FAILED_PRECONDITION,
-                    f"{path} cannot be made visible in the sandbox: {reason}",
-                )
-        return exposure
-
-    async def _refresh(self, paths: Collection[str]) -> None:
-        """Look for credential files again, for the sandboxes that come next."""
-        # Not while the sandbox that asked is starting: it needs the processors more.
-        await asyncio.sleep(_REFRESH_SECONDS)
-        async with self._exposing:
-            for path in paths:
-                # Found again, with the same sentence, by whoever needs it.
-                with contextlib.suppress(TooManyFiles):
-                    await asyncio.to_thread(self._finder.refresh, path)
-
     def _begin_again(
-        self, known: KnownSandbox, token: str | None, initial_config: bytes | None
+        self,
+        known: KnownSandbox,
+        exposure: Exposure,
+        token: str | None,
+        initial_config: bytes | None,
     ) -> None:
         paths = known.paths
-        known.plan = msgspec.structs.replace(known.plan, instance_id=self._new_id())
+        known.plan = msgspec.structs.replace(
+            known.plan, instance_id=self._new_id(), exposure=exposure
+        )
         write_bytes(paths.plan, encode_plan(known.plan), durable=True)
         if token is not None:
             write_bytes(paths.token, token.encode())
@@ -524,6 +494,10 @@ def _write_new(known: KnownSandbox, sandbox: DriverSandbox) -> None:
     paths = known.paths
     os.mkdir(paths.root, 0o700)
     os.mkdir(paths.workspace, 0o700)
+    if known.plan.host_id:
+        # What the agent makes belongs to nobody on this machine: a set-user-id file of root's,
+        # which a mapped mount would let it make, is nothing to have lying around.
+        os.chown(paths.workspace, known.plan.host_id, known.plan.host_id)
     write_bytes(paths.token, sandbox.token.encode())
     write_bytes(paths.config, sandbox.initial_config)
     write_record(paths.plan, known.plan)
@@ -542,18 +516,6 @@ def _synchronise(paths: SandboxPaths) -> None:
         os.close(fd)
     sync_directory(paths.root)
     sync_directory(os.path.dirname(paths.root))
-
-
-def _homes(environment: Mapping[str, str]) -> Homes:
-    """The homes of people on this machine, and our own wherever it is."""
-    found = {environment.get("HOME", "")}
-    for entry in pwd.getpwall():
-        if entry.pw_uid in {0, os.getuid()} or entry.pw_uid >= 1000:
-            found.add(entry.pw_dir)
-    with contextlib.suppress(OSError):
-        found.update(f"/home/{name}" for name in os.listdir("/home"))
-    real = {os.path.realpath(path) for path in found if path.startswith("/")}
-    return Homes(os.getuid(), tuple(sorted(path for path in found | real if len(path) > 1)))
 
 
 def _state_error(path: str, error: OSError) -> DriverError:

@@ -17,9 +17,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from openshell.drivers.launch import Exposure
-from openshell.drivers.local.credential_files import CredentialFinder, TooManyFiles
+from openshell.drivers.local.credential_files import (
+    CREDENTIAL_DIRECTORIES,
+    CredentialFinder,
+    TooManyFiles,
+)
 
-__all__ = ["Homes", "expose"]
+__all__ = ["Homes", "expose", "expose_again"]
 
 # Visible inside anyway: the read-only system directories of the host view.
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc")
@@ -57,6 +61,8 @@ class Homes:
 
     uid: int
     directories: tuple[str, ...]
+    # What is ours: state of gateways, keys and registrations of the command line.
+    private: tuple[str, ...] = ()
 
     def is_home_or_above(self, path: str) -> bool:
         """Exposing this would expose a home."""
@@ -114,6 +120,26 @@ def expose(
         masked=masked,
         search_path=tuple(path for path in plan.search if plan.visible(path)),
         interpreters=_interpreters(plan),
+        skipped=tuple(dict.fromkeys(plan.skipped)),
+    )
+
+
+def expose_again(exposure: Exposure, homes: Homes, finder: CredentialFinder) -> Exposure:
+    """Judge what was decided earlier by what is there now; nothing is added."""
+    plan = _Plan(homes, skipped=list(exposure.skipped))
+    for path in exposure.paths:
+        # Both names: a link may lead somewhere else by now, and what is mounted is its target.
+        if plan.add(path) and not plan.visible(real := os.path.realpath(path)):
+            reason = _refusal(real, homes)
+            if reason:
+                del plan.paths[path]
+                plan.skipped.append((path, reason))
+    masked = _mask(plan, finder)
+    return Exposure(
+        paths=tuple(plan.paths),
+        masked=masked,
+        search_path=tuple(path for path in exposure.search_path if plan.visible(path)),
+        interpreters=tuple(path for path in exposure.interpreters if plan.visible(path)),
         skipped=tuple(dict.fromkeys(plan.skipped)),
     )
 
@@ -232,12 +258,18 @@ def _refusal(path: str, homes: Homes) -> str:
         return "a whole home is never exposed"
     if path == "/" or _under(path, _NEVER):
         return "this path is private in every sandbox"
+    if _under(path, homes.private) or any(_under(own, (path,)) for own in homes.private):
+        return "it holds OpenShell's own state"
+    if not CREDENTIAL_DIRECTORIES.isdisjoint(path.split("/")):
+        return "it is a place for credentials"
     try:
         status = os.stat(path)
     except OSError as error:
         return error.strerror or "it cannot be read"
     if status.st_uid not in {0, homes.uid}:
         return "it belongs to another user"
+    if status.st_mode & stat.S_IWOTH:
+        return "everybody may write to it"
     if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
         return "it is neither a directory nor a file"
     if stat.S_ISDIR(status.st_mode) and any(
