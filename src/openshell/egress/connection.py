@@ -15,6 +15,7 @@ from openshell.egress.ca import SandboxCA
 from openshell.egress.denials import Denials
 from openshell.egress.events import Actor, EventLog
 from openshell.egress.generation import Generation, GenerationHolder
+from openshell.egress.http1 import FieldMemory
 from openshell.egress.identity import Identity, IdentityUnknown, Peers
 from openshell.egress.judging import Judged, may_stay
 from openshell.egress.limits import Limits
@@ -56,6 +57,7 @@ class ClientConnection:
         "actor",
         "admitted",
         "deadline",
+        "field_memory",
         "identity",
         "is_captured",
         "judged",
@@ -84,6 +86,7 @@ class ClientConnection:
         self.judged: Judged | None = None
         self.relay: Relay | None = None
         self.raw_as_skip = False
+        self.field_memory = FieldMemory()
 
     def within(self, seconds: float) -> None:
         self.deadline = self._services.clock() + seconds

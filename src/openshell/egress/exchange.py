@@ -20,7 +20,6 @@ from openshell.egress.http1 import (
     BodyRejectReason,
     HeadRejected,
     RequestHead,
-    render_request_head,
 )
 from openshell.egress.judging import Judged, Refused, Route, judge
 from openshell.egress.link import Link
@@ -143,7 +142,7 @@ class Exchanges:
         client.partner = upstream
         connection.deadline = None
         connection.progress = self._services.clock()
-        upstream.write(b"".join((render_request_head(judged.head), *body.early)))
+        upstream.write(b"".join((judged.wire, *body.early)) if body.early else judged.wire)
         pump: asyncio.Task[None] | None = None
         if not body.done:
             pump = asyncio.create_task(self._pump(body, upstream), name="request body")

@@ -18,17 +18,22 @@ from openshell.egress.credentials import (
     CredentialSet,
     EndpointScope,
     Rewritten,
+    find_marker,
     redact_placeholders,
     rewrite_head,
 )
 from openshell.egress.events import Where
 from openshell.egress.generation import Generation
 from openshell.egress.http1 import (
+    Headers,
     HeadRejected,
     NoBody,
     RequestHead,
     end_to_end,
+    lowered,
     parse_host_field,
+    render_fields,
+    render_request_head,
 )
 from openshell.policy.decide import (
     EndpointConfig,
@@ -67,6 +72,20 @@ class Fault(Enum):
     WEBSOCKET = "websocket"
 
 
+class KeptFields:
+    """The fields of a route's last request that held nothing to replace, as they went upstream.
+
+    Recognised by being the very same object (see `http1.FieldMemory`), so that a client which repeats
+    its fields has them written once. No value of a credential is ever kept here.
+    """
+
+    __slots__ = ("headers", "wire")
+
+    def __init__(self) -> None:
+        self.headers: Headers | None = None
+        self.wire = b""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Requests of one client to one upstream. `absolute` is the form of plain proxy requests."""
@@ -79,6 +98,7 @@ class Route:
     host_field: bytes = field(init=False)
     configs: tuple[EndpointConfig, ...] = field(init=False)
     keeps_slash: bool = field(init=False)
+    kept: KeptFields = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Prepare what every request needs: spellings of the Host field, inspecting endpoints."""
@@ -94,6 +114,7 @@ class Route:
         # Nobody judges paths on a route that is not inspected.
         keeps_slash = not configs or any(config.allow_encoded_slash for config in configs)
         object.__setattr__(self, "keeps_slash", keeps_slash)
+        object.__setattr__(self, "kept", KeptFields())
 
     def renewed(self, admitted: Admitted) -> "Route":
         return Route(admitted, self.scheme, self.absolute)
@@ -113,16 +134,18 @@ class Refused:
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """The request may go: the head to send, and what must be watched while it runs."""
+    """The request may go: the bytes of the head to send, and what must be watched while it runs."""
 
     route: Route
-    head: RequestHead
+    wire: bytes
     request: L7Request
     decision: RequestAllowed | RequestAudited
     where: Where
     generation: int
     scan_body: bool
-    used_credentials: bool
+
+    def __repr__(self) -> str:
+        return f"<Judged {self.where}, generation {self.generation}>"
 
 
 Judgement: TypeAlias = Judged | Refused
@@ -142,7 +165,8 @@ def judge(
     if not _names(route, head):
         return Refused(route, Fault.AUTHORITY, _where(route, head, "/"))
     decision = admitted.decision
-    names = [name.lower() for name, _ in head.headers]
+    # Kept fields have passed here before, on this very route.
+    names = [] if head.headers is route.kept.headers else lowered(head.headers)
     if b"upgrade" in names:
         fault = _refused_upgrade(head.upgrade_tokens(), inspected=bool(route.configs))
         if fault is not None:
@@ -164,22 +188,19 @@ def judge(
     )
     if isinstance(verdict, RequestDenied):
         return Refused(route, verdict, where)
-    plain = _prepare(route, head, names, target.origin_form.encode("ascii"))
     scope = EndpointScope(decision.host, decision.port, path)
-    named = route.absolute or b"host" in names
-    credentials = generation.credentials if named else _NO_CREDENTIALS
-    rewritten = rewrite_head(credentials, plain, scope, now_ms=now_ms)
-    if not isinstance(rewritten, Rewritten):
-        return Refused(route, rewritten, where)
+    written = target.origin_form.encode("ascii")
+    wire = _write(route, head, written, generation.credentials, scope, now_ms)
+    if isinstance(wire, CredentialRefused):
+        return Refused(route, wire, where)
     return Judged(
         route,
-        rewritten.head,
+        wire,
         request,
         verdict,
         where,
         generation.number,
         not isinstance(head.framing, NoBody) and _must_scan(admitted, generation),
-        bool(rewritten.used),
     )
 
 
@@ -231,11 +252,38 @@ def _refused_upgrade(tokens: frozenset[bytes], *, inspected: bool) -> Fault | No
     return Fault.H2C if b"h2c" in tokens and inspected else None
 
 
+def _write(
+    route: Route,
+    head: RequestHead,
+    target: bytes,
+    credentials: CredentialSet,
+    scope: EndpointScope,
+    now_ms: int,
+) -> bytes | CredentialRefused:
+    """Write the head for the upstream, with credentials in it."""
+    kept = route.kept
+    if head.headers is kept.headers:
+        line = b"%b %b %b\r\n" % (head.method, target, head.version)
+        # A marker here takes the long way, to be refused there.
+        if not find_marker(line):
+            return line + kept.wire
+    names = lowered(head.headers)
+    plain = _prepare(route, head, names, target)
+    if not (route.absolute or b"host" in names):
+        credentials = _NO_CREDENTIALS
+    rewritten = rewrite_head(credentials, plain, scope, now_ms=now_ms)
+    if not isinstance(rewritten, Rewritten):
+        return rewritten
+    if rewritten.head is plain:
+        kept.headers, kept.wire = head.headers, render_fields(plain.headers)
+    return render_request_head(rewritten.head)
+
+
 def _prepare(route: Route, head: RequestHead, names: list[bytes], target: bytes) -> RequestHead:
     """Write the head for the upstream; `names` are its field names in lower case."""
     headers = end_to_end(head.headers)
     if len(headers) != len(names):
-        names = [name.lower() for name, _ in headers]
+        names = lowered(headers)
     # The Host field goes out in our spelling, so that upstream reads what was judged.
     kept = [pair for pair, name in zip(headers, names, strict=True) if name != b"host"]
     kept.insert(0, (b"Host", route.host_field))

@@ -178,7 +178,9 @@ class Pipeline:
         the host and a Host field may be missing.
         """
         stream, limits = connection.stream, self._services.limits
-        reader = RequestHeadReader(limit=limit, require_host=dst is not None)
+        reader = RequestHeadReader(
+            limit=limit, require_host=dst is not None, memory=connection.field_memory
+        )
         connection.within(limits.idle_seconds)
         try:
             data = await stream.read()

@@ -6,7 +6,7 @@ Leaves reading, writing and deciding to the egress pipeline. Standard library on
 from __future__ import annotations
 
 from openshell.egress.http1.body import BodyDecoder, BodyPart, Buffer
-from openshell.egress.http1.fields import Headers, is_token
+from openshell.egress.http1.fields import Headers, is_token, lowered, render_fields
 from openshell.egress.http1.forwarding import end_to_end
 from openshell.egress.http1.framing import (
     CHUNKED,
@@ -21,6 +21,7 @@ from openshell.egress.http1.framing import (
 from openshell.egress.http1.head import (
     FIRST_HEAD_LIMIT,
     TUNNEL_HEAD_LIMIT,
+    FieldMemory,
     RequestHead,
     RequestHeadReader,
     render_request_head,
@@ -60,6 +61,7 @@ __all__ = [
     "BodyRejected",
     "Buffer",
     "Chunked",
+    "FieldMemory",
     "Framing",
     "HeadRejected",
     "Headers",
@@ -73,9 +75,11 @@ __all__ = [
     "UntilClose",
     "end_to_end",
     "is_token",
+    "lowered",
     "parse_absolute_target",
     "parse_connect_target",
     "parse_host_field",
+    "render_fields",
     "render_request_head",
     "render_response_head",
 ]

@@ -18,8 +18,10 @@ __all__ = [
     "FieldScan",
     "HeadReader",
     "Headers",
+    "check_text",
     "connection_options",
     "is_token",
+    "lowered",
     "render_fields",
     "split_first",
     "values",
@@ -168,12 +170,16 @@ class FieldScan:
 
 
 def split_first(block: bytes) -> tuple[bytes, bytes]:
-    """The first line, and the field lines, each led by its line end; text bytes only."""
+    """The first line, and the field lines, each led by its line end."""
+    end = block.find(b"\r\n")
+    return (block, b"") if end < 0 else (block[:end], block[end:])
+
+
+def check_text(block: bytes) -> None:
+    """Refuses bytes that are no text."""
     # All that is left after removing text must be the line ends themselves, each CR with its LF.
     if block.translate(None, TEXT_BYTES) != b"\r\n" * block.count(b"\r\n"):
         raise HeadRejected(RejectReason.CONTROL_BYTE)
-    end = block.find(b"\r\n")
-    return (block, b"") if end < 0 else (block[:end], block[end:])
 
 
 def render_fields(headers: Headers) -> bytes:
@@ -198,6 +204,11 @@ def _read_lines(first: bytes, fields: bytes) -> list[tuple[bytes, bytes]]:
 def is_token(value: bytes) -> bool:
     """Whether the value is a non-empty token of RFC 9110 5.6.2."""
     return bool(value) and not value.translate(None, TOKEN_BYTES)
+
+
+def lowered(headers: Headers) -> list[bytes]:
+    """The names of the fields in order, in lower case."""
+    return [name.lower() for name, _ in headers]
 
 
 def values(headers: Headers, name: bytes) -> tuple[bytes, ...]:

@@ -5,7 +5,7 @@ Framing fields stay, because the body is forwarded with the framing it came in.
 
 from __future__ import annotations
 
-from openshell.egress.http1.fields import Headers, connection_options
+from openshell.egress.http1.fields import Headers, connection_options, lowered
 
 __all__ = ["end_to_end"]
 
@@ -25,7 +25,7 @@ _FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
 def end_to_end(headers: Headers) -> Headers:
     """The fields without those for this hop: the usual ones and what the Connection field names."""
-    names = [name.lower() for name, _ in headers]
+    names = lowered(headers)
     if _HOP_BY_HOP.isdisjoint(names):
         return headers
     dropped: frozenset[bytes] = _HOP_BY_HOP

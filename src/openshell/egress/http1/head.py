@@ -19,6 +19,7 @@ from openshell.egress.http1.fields import (
     FieldScan,
     Headers,
     HeadReader,
+    check_text,
     connection_options,
     is_token,
     render_fields,
@@ -32,6 +33,7 @@ from openshell.egress.http1.target import match_authority
 __all__ = [
     "FIRST_HEAD_LIMIT",
     "TUNNEL_HEAD_LIMIT",
+    "FieldMemory",
     "RequestHead",
     "RequestHeadReader",
     "render_request_head",
@@ -100,31 +102,67 @@ class RequestHead(msgspec.Struct, frozen=True):
 class RequestHeadReader(HeadReader[RequestHead]):
     """Reads one request head."""
 
-    __slots__ = ("_require_host",)
+    __slots__ = ("_memory", "_require_host")
 
-    def __init__(self, *, limit: int, require_host: bool) -> None:
+    def __init__(
+        self, *, limit: int, require_host: bool, memory: FieldMemory | None = None
+    ) -> None:
+        """`memory` belongs to the connection and serves all its heads."""
         super().__init__(limit)
         self._require_host = require_host
+        self._memory = memory
 
     def _parse(self, block: bytes) -> RequestHead:
-        return _parse(block, require_host=self._require_host)
+        first, fields = split_first(block)
+        memory = self._memory
+        if memory is not None and memory.fields == fields and first.isascii():
+            check_text(first)
+            method, target, version = _request_line(first)
+            if memory.read_as == (version, self._require_host):
+                _check_connect(method, memory.framing)
+                return RequestHead(method, target, version, memory.headers, memory.framing)
+        _check_encoding(block)
+        check_text(block)
+        method, target, version = _request_line(first)
+        scan = FieldScan(first, fields)
+        framing = scan.framing(http10=version == b"HTTP/1.0") or NO_BODY
+        _check_connect(method, framing)
+        _check_host(scan.hosts, required=self._require_host and version == b"HTTP/1.1")
+        if memory is not None:
+            memory.fields, memory.headers, memory.framing = fields, scan.headers, framing
+            memory.read_as = version, self._require_host
+        return RequestHead(method, target, version, scan.headers, framing)
 
 
-def _parse(block: bytes, *, require_host: bool) -> RequestHead:
+class FieldMemory:
+    """The field lines of a connection's last good head and how they were read.
+
+    Clients repeat them word for word, and the same bytes read the same way.
+    """
+
+    __slots__ = ("fields", "framing", "headers", "read_as")
+
+    def __init__(self) -> None:
+        # No head has such field lines, so that nothing is remembered at first.
+        self.fields = b"-"
+        self.headers: Headers = ()
+        self.framing: Framing = NO_BODY
+        # What the reading depends on besides the bytes.
+        self.read_as = (b"", False)
+
+
+def _check_encoding(block: bytes) -> None:
     if not block.isascii():
         try:
             block.decode()
         except UnicodeDecodeError as error:
             raise HeadRejected(RejectReason.NOT_UTF8, error.start) from None
-    first, fields = split_first(block)
-    method, target, version = _request_line(first)
-    scan = FieldScan(first, fields)
-    framing = scan.framing(http10=version == b"HTTP/1.0") or NO_BODY
+
+
+def _check_connect(method: bytes, framing: Framing) -> None:
     # A tunnel starts right behind the head: a body there is read as tunnel bytes by one side only.
     if method == b"CONNECT" and not (isinstance(framing, NoBody) or framing == Length(0)):
         raise HeadRejected(RejectReason.CONNECT_BODY)
-    _check_host(scan.hosts, required=require_host and version == b"HTTP/1.1")
-    return RequestHead(method, target, version, scan.headers, framing)
 
 
 def _request_line(line: bytes) -> tuple[bytes, bytes, bytes]:

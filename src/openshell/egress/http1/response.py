@@ -15,6 +15,7 @@ from openshell.egress.http1.fields import (
     FieldScan,
     Headers,
     HeadReader,
+    check_text,
     connection_options,
     render_fields,
     split_first,
@@ -90,6 +91,7 @@ class ResponseHeadReader(HeadReader[ResponseHead]):
 
 
 def _parse(block: bytes, method: bytes) -> ResponseHead:
+    check_text(block)
     first, fields = split_first(block)
     line = _STATUS_LINE(first)
     if line is None:
