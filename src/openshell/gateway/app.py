@@ -288,7 +288,7 @@ class Gateway:
             Policies(store, self.bus),
             ProviderEnvironment(store, credentials),
             Logs(store, self.bus),
-            SettingsService(),
+            SettingsService(store),
         ]
 
 

@@ -52,7 +52,7 @@ class Gateway:
             Attachments(store, self.bus),
             Config(store, self.bus),
             Policies(store, self.bus),
-            Settings(),
+            Settings(store),
             Logs(store, self.bus),
             ProviderEnvironment(store, credentials),
         )

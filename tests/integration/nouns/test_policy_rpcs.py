@@ -144,7 +144,7 @@ async def test_status_and_lists_are_refused_by_what_is_missing(gateway):
         (status(), Code.INVALID_ARGUMENT),
         (status(name="absent"), Code.NOT_FOUND),
         (status(name="box", version=5), Code.NOT_FOUND),
-        (status(**{"global": True}), Code.UNIMPLEMENTED),
+        (status(**{"global": True}), Code.NOT_FOUND),
         (status(name="box", workspace="absent"), Code.NOT_FOUND),
     ):
         assert (await refused(gateway.GetSandboxPolicyStatus(request))).code is code
@@ -193,15 +193,21 @@ MERGE = openshell_pb2.PolicyMergeOperation()
         ),
         pytest.param(
             _shape(name="box", merge_operations=[MERGE]),
-            Code.UNIMPLEMENTED,
-            "merge_operations",
+            Code.INVALID_ARGUMENT,
+            "merge_operations[0]: the merge operation names nothing to do",
             id="merge",
         ),
         pytest.param(
+            _shape(name="box", merge_operations=[MERGE] * 257),
+            Code.INVALID_ARGUMENT,
+            "more than 256",
+            id="too many operations",
+        ),
+        pytest.param(
             _shape(name="box", setting_key="ocsf_json_enabled"),
-            Code.UNIMPLEMENTED,
-            "ocsf_json_enabled",
-            id="setting",
+            Code.INVALID_ARGUMENT,
+            "expects bool value",
+            id="setting without value",
         ),
         pytest.param(
             _shape(name="box", setting_key="nonsense"),
@@ -214,12 +220,6 @@ MERGE = openshell_pb2.PolicyMergeOperation()
             Code.INVALID_ARGUMENT,
             "policy field",
             id="policy key",
-        ),
-        pytest.param(
-            _shape(with_policy=True, **{"global": True}),
-            Code.UNIMPLEMENTED,
-            "gateway-wide",
-            id="global",
         ),
         pytest.param(
             _shape(merge_operations=[MERGE], **{"global": True}),

@@ -1,24 +1,40 @@
-"""UpdateConfig and GetSandboxConfig: a sandbox's policy is replaced as a whole and read as enforced.
+"""UpdateConfig and GetSandboxConfig: one change of policy or settings, and what a sandbox runs under.
 
-Settings, merge operations and the gateway-wide policy are not built; each is refused by its name
-after the request's shape was checked. `build_sandbox_config` is in `sandbox_config.py`.
+Each update is one transaction: what it is checked against is read in it, and a new revision, the
+superseding of older ones and the sandbox's record are written in it. Afterwards, and only then, the
+sandboxes concerned are told. What a request asks for is decided in `config_request.py`, whether a
+policy is fit in `policy_plan.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, assert_never
 
 from openshell._proto import openshell_pb2, sandbox_pb2
-from openshell.codec.policy import policy_from_proto, policy_to_proto
+from openshell.codec.policy import policy_from_proto, policy_hash, policy_to_proto
 from openshell.gateway.auth.principal import SandboxPrincipal, current_principal
-from openshell.gateway.errors import (
-    invalid_argument,
-    permission_denied,
-    unimplemented,
-)
+from openshell.gateway.errors import aborted, permission_denied
 from openshell.gateway.events import Bus
-from openshell.gateway.limits import check_annotations
+from openshell.gateway.records import Kind
+from openshell.gateway.services.config_request import (
+    DeleteGlobalPolicy,
+    Merge,
+    Replace,
+    SetGlobalPolicy,
+    Target,
+    Update,
+    WriteSetting,
+    merge_error,
+    read_update,
+)
+from openshell.gateway.services.global_policy import (
+    activates_composition,
+    check_composition,
+    refuse_while_global,
+    retire_global,
+    store_global,
+)
 from openshell.gateway.services.lookup import (
     check_expected_version,
     find_sandbox,
@@ -27,29 +43,40 @@ from openshell.gateway.services.lookup import (
     require_field,
     save_sandbox,
 )
-from openshell.gateway.services.policy_plan import plan_replacement, plan_supervisor_sync
-from openshell.gateway.services.revisions import Stored, base_policy, store_revision
+from openshell.gateway.services.policy_plan import (
+    plan_global,
+    plan_merge,
+    plan_replacement,
+    plan_supervisor_sync,
+)
+from openshell.gateway.services.revisions import (
+    Stored,
+    base_policy,
+    latest_revision,
+    store_revision,
+)
 from openshell.gateway.services.sandbox_config import FAIL_CLOSED, build_sandbox_config
-from openshell.gateway.services.settings import refuse_setting
-from openshell.gateway.store.model import Row, Store, Tx
+from openshell.gateway.services.settings import write_setting
+from openshell.gateway.services.settings_rows import GLOBAL, count_change, place_of, read_values
+from openshell.gateway.store.model import Row, Store, StoreConflict, Tx, UniqueViolation
 from openshell.gateway.tasks import Tasks
 from openshell.gateway.workspaces import open_workspace
+from openshell.policy.merge import MergeRefused, merge_policy
 from openshell.policy.model import SandboxPolicy
 
 __all__ = ["Config", "build_sandbox_config"]
 
-MAX_POLICY_BYTES: Final = 262_144
-"""Of an encoded policy, as at create: bounds a revision's row and what a supervisor compiles."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    sandbox: openshell_pb2.Sandbox
-    stored: Stored
+    """The answer, and which sandboxes must look again because of it."""
+
+    response: openshell_pb2.UpdateConfigResponse
+    concerns: list[str] = field(default_factory=list)
 
 
 class Config:
-    """The configuration methods of the API that concern one sandbox."""
+    """The configuration methods of the API."""
 
     def __init__(
         self,
@@ -83,112 +110,129 @@ class Config:
     ) -> openshell_pb2.UpdateConfigResponse:
         principal = current_principal()
         caller = principal if isinstance(principal, SandboxPrincipal) else None
-        _check_shape(request, caller)
         # Read before any lock is held: the message is the client's and may be large.
-        candidate = policy_from_proto(request.policy)
+        update = read_update(request, caller)
+        reason = "settings" if isinstance(update, WriteSetting) else "policy"
 
-        def write(tx: Tx) -> _Outcome:
-            row, sandbox = _find(tx, request, caller)
-            refuse_deleting(sandbox)
-            check_expected_version(row, request.expected_resource_version)
-            return _replace(tx, row, sandbox, candidate, request, from_supervisor=bool(caller))
+        async def run() -> openshell_pb2.UpdateConfigResponse:
+            outcome = await self._store.write(lambda tx: _carry_out(tx, update))
+            self._bus.config_changed(outcome.concerns, reason)
+            return outcome.response
 
-        async def run() -> _Outcome:
-            outcome = await self._store.write(write)
-            if outcome.stored.created:
-                self._bus.config_changed([outcome.sandbox.metadata.id], "policy")
-            return outcome
-
-        # A caller that hangs up must not separate the write from its announcement.
-        outcome = await self._tasks.complete("update config", run())
-        return openshell_pb2.UpdateConfigResponse(
-            version=outcome.stored.version,
-            policy_hash=outcome.stored.policy_hash,
-            annotations=outcome.sandbox.metadata.annotations,
-        )
+        try:
+            # A caller that hangs up must not separate the write from its announcement.
+            return await self._tasks.complete("update config", run())
+        except (StoreConflict, UniqueViolation) as error:
+            if isinstance(update, WriteSetting):
+                raise aborted("settings were modified concurrently; please retry") from error
+            raise
 
 
-def _check_shape(
-    request: openshell_pb2.UpdateConfigRequest, caller: SandboxPrincipal | None
-) -> None:
-    """Everything that the request alone decides, in the order of the contract."""
-    has_policy = request.HasField("policy")
-    is_global: bool = getattr(request, "global")
-    check_annotations("annotations", request.annotations)
-    if caller is not None and (
-        is_global
-        or request.delete_setting
-        or request.setting_key
-        or request.merge_operations
-        or not request.name
-        or not has_policy
-    ):
-        raise permission_denied("a supervisor may only update the policy of its own sandbox")
-    given = sum((has_policy, bool(request.setting_key), bool(request.merge_operations)))
-    if given == 0:
-        raise invalid_argument("one of policy, setting_key, or merge_operations must be provided")
-    if given > 1:
-        raise invalid_argument("policy, setting_key and merge_operations are mutually exclusive")
-    if is_global:
-        _refuse_global(request)
-    if not request.name.strip():
-        raise invalid_argument("name is required for sandbox-scoped updates")
-    if request.setting_key:
-        raise refuse_setting(request.setting_key, is_global=False)
-    if request.merge_operations:
-        raise unimplemented(
-            "merge_operations are not built yet; send the whole policy instead (policy set)"
-        )
-    if request.delete_setting:
-        raise invalid_argument("delete_setting goes with setting_key, not with a policy")
-    if request.policy.ByteSize() > MAX_POLICY_BYTES:
-        raise invalid_argument(f"policy serialized size exceeds maximum ({MAX_POLICY_BYTES} bytes)")
+def _carry_out(tx: Tx, update: Update) -> _Outcome:
+    match update:
+        case Replace() | Merge():
+            return _update_policy(tx, update)
+        case WriteSetting():
+            return _write_setting(tx, update)
+        case SetGlobalPolicy(policy):
+            return _set_global(tx, policy)
+        case DeleteGlobalPolicy():
+            return _delete_global(tx)
+        case _:
+            assert_never(update)
 
 
-def _refuse_global(request: openshell_pb2.UpdateConfigRequest) -> None:
-    if request.annotations:
-        raise invalid_argument("annotations are not supported for global updates")
-    if request.merge_operations:
-        raise invalid_argument("merge_operations are not supported for global policy updates")
-    if request.setting_key:
-        raise refuse_setting(request.setting_key, is_global=True)
-    if request.delete_setting:
-        raise invalid_argument("delete_setting does not go with a policy")
-    raise unimplemented("the gateway-wide policy is not built yet; set the policy of each sandbox")
-
-
-def _find(
-    tx: Tx, request: openshell_pb2.UpdateConfigRequest, caller: SandboxPrincipal | None
-) -> tuple[Row, openshell_pb2.Sandbox]:
+def _find(tx: Tx, target: Target, caller: SandboxPrincipal | None) -> tuple[Row, Any]:
     if caller is None:
-        return find_sandbox(tx, open_workspace(tx, request.workspace), request.name)
-    row, sandbox = find_sandbox_by_id(tx, caller.sandbox_id)
-    if sandbox.metadata.name != request.name:
-        raise permission_denied("sandbox not found or not owned by caller")
+        row, sandbox = find_sandbox(tx, open_workspace(tx, target.workspace), target.name)
+    else:
+        row, sandbox = find_sandbox_by_id(tx, caller.sandbox_id)
+        if sandbox.metadata.name != target.name:
+            raise permission_denied("sandbox not found or not owned by caller")
+    refuse_deleting(sandbox)
     return row, sandbox
 
 
-def _replace(
+def _update_policy(tx: Tx, update: Replace | Merge) -> _Outcome:
+    row, sandbox = _find(tx, update.target, update.caller if isinstance(update, Replace) else None)
+    refuse_while_global(tx)
+    check_expected_version(row, update.target.expected_version)
+    spec, attached = sandbox.spec, list(sandbox.spec.providers)
+    baseline = policy_from_proto(spec.policy) if spec.HasField("policy") else None
+    base = base_policy(tx, sandbox)
+    if isinstance(update, Replace):
+        plan = plan_supervisor_sync if update.caller is not None else plan_replacement
+        return _store(tx, row, sandbox, plan(baseline, base, update.policy, attached), update)
+    merged = merge_policy(base or SandboxPolicy(), update.operations)
+    if isinstance(merged, MergeRefused):
+        raise merge_error(merged)
+    if not merged.changed and not update.annotations:
+        latest = latest_revision(tx, sandbox.metadata.id)
+        version = (latest.version or 0) if latest is not None else 0
+        return _Outcome(_answer(sandbox, Stored(version, policy_hash(merged.policy), False)))
+    return _store(tx, row, sandbox, plan_merge(baseline, merged.policy, attached), update)
+
+
+def _store(
     tx: Tx,
     row: Row,
     sandbox: openshell_pb2.Sandbox,
-    candidate: SandboxPolicy,
-    request: openshell_pb2.UpdateConfigRequest,
-    *,
-    from_supervisor: bool,
+    policy: SandboxPolicy,
+    update: Replace | Merge,
 ) -> _Outcome:
     metadata, spec = sandbox.metadata, sandbox.spec
-    baseline = policy_from_proto(spec.policy) if spec.HasField("policy") else None
-    base = base_policy(tx, sandbox)
-    plan = plan_supervisor_sync if from_supervisor else plan_replacement
-    policy = plan(baseline, base, candidate, list(spec.providers))
-    stored = store_revision(tx, metadata.id, metadata.workspace, policy, dict(request.annotations))
+    stored = store_revision(tx, metadata.id, metadata.workspace, policy, update.annotations)
     before = sandbox.SerializeToString(deterministic=True)
-    metadata.annotations.update(request.annotations)
-    if baseline is None:
+    metadata.annotations.update(update.annotations)
+    if not spec.HasField("policy"):
         spec.policy.CopyFrom(policy_to_proto(policy))
     # A new revision moves the sandbox's version too: `expected_resource_version` of a second writer
     # that read the older policy must fail.
     if stored.created or sandbox.SerializeToString(deterministic=True) != before:
         sandbox = save_sandbox(tx, row, sandbox)
-    return _Outcome(sandbox, stored)
+    return _Outcome(_answer(sandbox, stored), [metadata.id] if stored.created else [])
+
+
+def _answer(sandbox: openshell_pb2.Sandbox, stored: Stored) -> openshell_pb2.UpdateConfigResponse:
+    return openshell_pb2.UpdateConfigResponse(
+        version=stored.version,
+        policy_hash=stored.policy_hash,
+        annotations=sandbox.metadata.annotations,
+    )
+
+
+def _write_setting(tx: Tx, update: WriteSetting) -> _Outcome:
+    place, concerned = GLOBAL, None
+    if update.target is not None:
+        row, sandbox = _find(tx, update.target, None)
+        check_expected_version(row, update.target.expected_version)
+        place, concerned = place_of(sandbox), [sandbox.metadata.id]
+    elif activates_composition(tx, update.key, update.value):
+        check_composition(tx)
+    revision, changed = write_setting(tx, place, update.key, update.value)
+    response = openshell_pb2.UpdateConfigResponse(
+        settings_revision=revision, deleted=changed and update.value is None
+    )
+    if not changed:
+        return _Outcome(response)
+    return _Outcome(response, _every_sandbox(tx) if concerned is None else concerned)
+
+
+def _set_global(tx: Tx, policy: SandboxPolicy) -> _Outcome:
+    stored = store_global(tx, plan_global(policy))
+    revision = count_change(tx, GLOBAL) if stored.created else read_values(tx, GLOBAL).revision
+    response = openshell_pb2.UpdateConfigResponse(
+        version=stored.version, policy_hash=stored.policy_hash, settings_revision=revision
+    )
+    return _Outcome(response, _every_sandbox(tx) if stored.created else [])
+
+
+def _delete_global(tx: Tx) -> _Outcome:
+    deleted = retire_global(tx)
+    revision = count_change(tx, GLOBAL) if deleted else read_values(tx, GLOBAL).revision
+    response = openshell_pb2.UpdateConfigResponse(deleted=deleted, settings_revision=revision)
+    return _Outcome(response, _every_sandbox(tx) if deleted else [])
+
+
+def _every_sandbox(tx: Tx) -> list[str]:
+    return [row.id for row in tx.all(Kind.SANDBOX)]

@@ -6,9 +6,10 @@ from typing import Any, Final
 
 from openshell._proto import openshell_pb2
 from openshell.gateway.auth.principal import require_sandbox
-from openshell.gateway.errors import invalid_argument, not_found, unimplemented
+from openshell.gateway.errors import invalid_argument, not_found
 from openshell.gateway.events import SANDBOX, Bus
 from openshell.gateway.records import Kind
+from openshell.gateway.services.global_policy import GLOBAL_SCOPE
 from openshell.gateway.services.lookup import (
     find_sandbox,
     find_sandbox_by_id,
@@ -35,21 +36,20 @@ class Policies:
     async def GetSandboxPolicyStatus(  # noqa: N802  named as the RPC
         self, request: openshell_pb2.GetSandboxPolicyStatusRequest, _context: Any
     ) -> openshell_pb2.GetSandboxPolicyStatusResponse:
-        _refuse_global(is_global=getattr(request, "global"))
-        require_field(request.name, "name")
+        is_global: bool = getattr(request, "global")
+        if not is_global:
+            require_field(request.name, "name")
 
         def read(tx: Tx) -> tuple[Row | None, int]:
-            workspace = open_workspace(tx, request.workspace)
-            _row, sandbox = find_sandbox(tx, workspace, request.name)
-            revision = tx.get_version(
-                Kind.SANDBOX_POLICY, sandbox.metadata.id, request.version or None
-            )
-            return revision, sandbox.status.current_policy_version
+            scope, active = _scope(tx, request.workspace, request.name, is_global=is_global)
+            return tx.get_version(Kind.SANDBOX_POLICY, scope, request.version or None), active
 
         revision, active = await self._store.read(read)
         if revision is None:
             if request.version:
                 raise not_found(f"policy revision {request.version} not found")
+            if is_global:
+                raise not_found("no global policy revision found")
             raise not_found("no policy revision found for this sandbox")
         return openshell_pb2.GetSandboxPolicyStatusResponse(
             revision=revision_message(revision, with_policy=True), active_version=active
@@ -58,16 +58,16 @@ class Policies:
     async def ListSandboxPolicies(  # noqa: N802  named as the RPC
         self, request: openshell_pb2.ListSandboxPoliciesRequest, _context: Any
     ) -> openshell_pb2.ListSandboxPoliciesResponse:
-        _refuse_global(is_global=getattr(request, "global"))
-        require_field(request.name, "name")
+        is_global: bool = getattr(request, "global")
+        if not is_global:
+            require_field(request.name, "name")
 
         def read(tx: Tx) -> list[Row]:
-            workspace = open_workspace(tx, request.workspace)
-            _row, sandbox = find_sandbox(tx, workspace, request.name)
+            scope, _active = _scope(tx, request.workspace, request.name, is_global=is_global)
             return list(
                 tx.list(
                     Kind.SANDBOX_POLICY,
-                    scope=sandbox.metadata.id,
+                    scope=scope,
                     limit=request.limit or _LIST_DEFAULT,
                     offset=request.offset,
                     newest_first=True,
@@ -112,6 +112,9 @@ class Policies:
         return openshell_pb2.ReportPolicyStatusResponse()
 
 
-def _refuse_global(*, is_global: bool) -> None:
+def _scope(tx: Tx, workspace: str, name: str, *, is_global: bool) -> tuple[str, int]:
+    """Where the revisions are, and which one the supervisor enforces (0: it has no say)."""
     if is_global:
-        raise unimplemented("the gateway-wide policy is not built yet; name a sandbox")
+        return GLOBAL_SCOPE, 0
+    _row, sandbox = find_sandbox(tx, open_workspace(tx, workspace), name)
+    return sandbox.metadata.id, sandbox.status.current_policy_version

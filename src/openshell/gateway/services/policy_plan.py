@@ -30,9 +30,12 @@ from openshell.providers.bindings import (
 )
 
 __all__ = [
+    "ambiguities",
     "check_provider_set",
     "effective_policy",
     "plan_create",
+    "plan_global",
+    "plan_merge",
     "plan_replacement",
     "plan_supervisor_sync",
 ]
@@ -68,6 +71,41 @@ def plan_replacement(
             raise invalid_argument(_joined(changes))
     _refuse_findings(policy)
     check_provider_set(policy, attached, gate=True)
+    return policy
+
+
+def plan_merge(
+    baseline: SandboxPolicy | None,
+    merged: SandboxPolicy,
+    attached: Collection[str],
+) -> SandboxPolicy:
+    """The outcome of merge operations, checked like a replacement.
+
+    Unlike there, marks stay: the operations of a person carry none, and those of entries that were
+    there before are not this person's to clear.
+    """
+    if baseline is not None:
+        changes = check_static_change(baseline, inherit_static(baseline, merged))
+        if changes:
+            raise invalid_argument(_joined(changes))
+    _refuse_reserved_keys(merged)
+    _refuse_findings(merged)
+    check_provider_set(merged, attached, gate=True)
+    return merged
+
+
+def plan_global(candidate: SandboxPolicy) -> SandboxPolicy:
+    """The policy for all sandboxes. It has no baseline, and no provider is attached to all."""
+    policy = clear_marks(candidate)
+    _refuse_reserved_keys(policy)
+    _refuse_findings(policy)
+    for key, rule in sorted(policy.network_policies.items()):
+        for index, endpoint in enumerate(rule.endpoints):
+            if endpoint.credential_binding is not None:
+                raise failed_precondition(
+                    "credential_binding is sandbox-scoped and cannot stand in the global policy; "
+                    f"remove it from network_policies '{key}' endpoints[{index}]"
+                )
     return policy
 
 
@@ -131,6 +169,12 @@ def check_provider_set(
 def effective_policy(base: SandboxPolicy, attached: Collection[str]) -> SandboxPolicy:
     """What a supervisor enforces: the base, with the gateway's own marks computed afresh."""
     return stamp_credentialed(base, attached)
+
+
+def ambiguities(policy: SandboxPolicy) -> str:
+    """What is ambiguous in a composed policy, as one text; "" for nothing."""
+    errors = errors_of(validate_policy(policy))
+    return "; ".join(finding.message for finding in errors if finding.code == _AMBIGUITY)
 
 
 def _refuse_reserved_keys(policy: SandboxPolicy) -> None:

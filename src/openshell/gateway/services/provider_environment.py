@@ -20,14 +20,15 @@ from openshell.gateway.credentials.model import (
     Loaded,
 )
 from openshell.gateway.errors import ApiError, Code, failed_precondition
+from openshell.gateway.services.global_policy import policy_in_force
 from openshell.gateway.services.lookup import (
     attached_records,
     find_sandbox_by_id,
     require_field,
 )
 from openshell.gateway.services.policy_plan import check_provider_set
-from openshell.gateway.services.revisions import base_policy
 from openshell.gateway.store.model import Store, Tx
+from openshell.policy.model import SandboxPolicy
 from openshell.providers.bindings import policy_bindings
 from openshell.providers.env_keys import find_clash
 from openshell.providers.environment import EnvironmentPlan, StaticCredential, plan_environment
@@ -43,14 +44,18 @@ _CODES = {
 }
 
 
-def plan_for_sandbox(tx: Tx, sandbox: openshell_pb2.Sandbox) -> EnvironmentPlan:
-    """What the sandbox's supervisor gets now. Every invariant is checked again before delivery."""
+def plan_for_sandbox(
+    tx: Tx, sandbox: openshell_pb2.Sandbox, policy: SandboxPolicy | None
+) -> EnvironmentPlan:
+    """What the sandbox's supervisor gets now, bound as the policy in force says.
+
+    Every invariant is checked again before delivery.
+    """
     names = list(sandbox.spec.providers)
     records = attached_records(tx, sandbox.metadata.workspace, names)
     clash = find_clash(records, tx.now_ms)
     if clash is not None:
         raise failed_precondition(clash.message)
-    policy = base_policy(tx, sandbox)
     check_provider_set(policy, names, gate=False)
     bindings = policy_bindings(policy) if policy is not None else ()
     return plan_environment(records, bindings, tx.now_ms)
@@ -71,7 +76,7 @@ class ProviderEnvironment:
 
         def read(tx: Tx) -> tuple[EnvironmentPlan, Loaded]:
             _row, sandbox = find_sandbox_by_id(tx, request.sandbox_id)
-            plan = plan_for_sandbox(tx, sandbox)
+            plan = plan_for_sandbox(tx, sandbox, policy_in_force(tx, sandbox).policy)
             refs = [_ref(credential) for credential in plan.credentials]
             return plan, self._credentials.load(tx, refs)
 

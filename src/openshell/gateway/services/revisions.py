@@ -1,8 +1,9 @@
-"""Revisions of a sandbox's policy as rows: numbered, never changed in content, each with a status.
+"""Revisions of a policy as rows: numbered, never changed in content, each with a status.
 
 A revision is pending when stored, loaded or failed when the supervisor says so, superseded when a
-newer one takes its place. All functions run inside a transaction of the caller. The rows have the
-sandbox's id as scope: whoever deletes a sandbox deletes that scope in the same transaction.
+newer one takes its place. All functions run inside a transaction of the caller. A sandbox's rows
+have its id as scope: whoever deletes a sandbox deletes that scope in the same transaction. Those of
+the gateway-wide policy (`global_policy.py`) have a scope of their own and are loaded when stored.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ __all__ = [
     "PENDING",
     "SUPERSEDED",
     "Stored",
+    "append_revision",
     "base_policy",
     "latest_revision",
+    "payload_of",
     "revision_message",
     "set_failed",
     "set_loaded",
@@ -58,11 +61,11 @@ class Stored:
     created: bool
 
 
-def latest_revision(tx: Tx, sandbox_id: str) -> Row | None:
-    return tx.get_version(Kind.SANDBOX_POLICY, sandbox_id, None)
+def latest_revision(tx: Tx, scope: str) -> Row | None:
+    return tx.get_version(Kind.SANDBOX_POLICY, scope, None)
 
 
-def _payload(row: Row) -> openshell_pb2.PolicyRevisionPayload:
+def payload_of(row: Row) -> openshell_pb2.PolicyRevisionPayload:
     return openshell_pb2.PolicyRevisionPayload.FromString(row.payload)
 
 
@@ -70,7 +73,7 @@ def base_policy(tx: Tx, sandbox: openshell_pb2.Sandbox) -> SandboxPolicy | None:
     """What a user wrote last: the latest revision, else the policy the sandbox was created with."""
     row = latest_revision(tx, sandbox.metadata.id)
     if row is not None:
-        return policy_from_proto(_payload(row).policy)
+        return policy_from_proto(payload_of(row).policy)
     if sandbox.spec.HasField("policy"):
         return policy_from_proto(sandbox.spec.policy)
     return None
@@ -87,33 +90,46 @@ def store_revision(
     latest = latest_revision(tx, sandbox_id)
     digest = policy_hash(policy)
     if latest is not None:
-        payload = _payload(latest)
+        payload = payload_of(latest)
         if payload.hash == digest and dict(payload.provenance) == dict(provenance):
             return Stored(latest.version or 0, digest, created=False)
-    version = 1 + ((latest.version or 0) if latest else 0)
-    supersede_below(tx, sandbox_id, version)
     payload = openshell_pb2.PolicyRevisionPayload(
         policy=policy_to_proto(policy), hash=digest, provenance=provenance
     )
-    row = NewRow(
-        # Derived, so that a repeated transaction writes the same row.
-        id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"policy:{sandbox_id}:{version}")),
-        kind=Kind.SANDBOX_POLICY,
-        workspace=workspace,
-        scope=sandbox_id,
-        version=version,
-        status=PENDING,
-        payload=payload.SerializeToString(deterministic=True),
-    )
-    tx.put(row, MustCreate())
+    version = append_revision(tx, sandbox_id, workspace, payload, PENDING)
     return Stored(version, digest, created=True)
 
 
-def supersede_below(tx: Tx, sandbox_id: str, version: int) -> None:
+def append_revision(
+    tx: Tx,
+    scope: str,
+    workspace: str,
+    payload: openshell_pb2.PolicyRevisionPayload,
+    status: str,
+) -> int:
+    """Stores the next version of a scope, supersedes the older ones, answers its number."""
+    latest = latest_revision(tx, scope)
+    version = 1 + ((latest.version or 0) if latest else 0)
+    supersede_below(tx, scope, version)
+    row = NewRow(
+        # Derived, so that a repeated transaction writes the same row.
+        id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"policy:{scope}:{version}")),
+        kind=Kind.SANDBOX_POLICY,
+        workspace=workspace,
+        scope=scope,
+        version=version,
+        status=status,
+        payload=payload.SerializeToString(deterministic=True),
+    )
+    tx.put(row, MustCreate())
+    return version
+
+
+def supersede_below(tx: Tx, scope: str, version: int) -> None:
     """Pending and loaded revisions older than this one have had their time; failed ones stay failed."""
     for status in (PENDING, LOADED):
         for row in tx.list(
-            Kind.SANDBOX_POLICY, scope=sandbox_id, status=status, limit=1000, newest_first=True
+            Kind.SANDBOX_POLICY, scope=scope, status=status, limit=1000, newest_first=True
         ):
             if (row.version or 0) < version:
                 _restate(tx, row, SUPERSEDED, row.payload)
@@ -123,7 +139,7 @@ def set_loaded(tx: Tx, row: Row) -> bool:
     """The supervisor enforces this revision. False when nothing changed."""
     if row.status == LOADED:
         return False
-    payload = _payload(row)
+    payload = payload_of(row)
     payload.loaded_at_ms = tx.now_ms
     payload.ClearField("load_error")
     _restate(tx, row, LOADED, payload.SerializeToString(deterministic=True))
@@ -133,7 +149,7 @@ def set_loaded(tx: Tx, row: Row) -> bool:
 
 def set_failed(tx: Tx, row: Row, load_error: str) -> bool:
     """The supervisor refused this revision. False when nothing changed."""
-    payload = _payload(row)
+    payload = payload_of(row)
     error = load_error[:MAX_LOAD_ERROR]
     if row.status == FAILED and payload.load_error == error:
         return False
@@ -143,7 +159,7 @@ def set_failed(tx: Tx, row: Row, load_error: str) -> bool:
 
 
 def revision_message(row: Row, *, with_policy: bool) -> openshell_pb2.SandboxPolicyRevision:
-    payload = _payload(row)
+    payload = payload_of(row)
     policy: sandbox_pb2.SandboxPolicy | None = payload.policy if with_policy else None
     return openshell_pb2.SandboxPolicyRevision(
         version=row.version or 0,

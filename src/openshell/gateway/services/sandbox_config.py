@@ -1,8 +1,8 @@
 """The configuration of one sandbox as one answer: effective policy, revisions, settings.
 
 Built inside a transaction, so that policy, providers and the two revision numbers belong together.
-The policy was validated when it was stored and nothing is composed into it yet; bindings and key
-ownership are checked again.
+The policy, the gateway-wide one where there is one, was validated when it was stored and nothing is
+composed into it yet; bindings and key ownership are checked again.
 `config_revision` moves with anything in the answer, the provider environment included: a supervisor
 that holds the same number holds the same configuration.
 """
@@ -13,10 +13,10 @@ from typing import Final
 
 from openshell._proto import openshell_pb2, sandbox_pb2
 from openshell.codec.policy import policy_hash, policy_to_proto
+from openshell.gateway.services.global_policy import policy_in_force
 from openshell.gateway.services.policy_plan import effective_policy
 from openshell.gateway.services.provider_environment import plan_for_sandbox
-from openshell.gateway.services.revisions import base_policy, latest_revision
-from openshell.gateway.services.settings import REGISTERED
+from openshell.gateway.services.settings import effective_settings
 from openshell.gateway.store.model import Tx
 from openshell.providers.environment import fingerprint
 
@@ -30,29 +30,33 @@ def build_sandbox_config(
     tx: Tx, sandbox: openshell_pb2.Sandbox, *, failure_mode: str = FAIL_CLOSED
 ) -> sandbox_pb2.GetSandboxConfigResponse:
     """Raises FAILED_PRECONDITION when what is stored cannot be enforced."""
+    found = policy_in_force(tx, sandbox)
     response = sandbox_pb2.GetSandboxConfigResponse(
         workspace=sandbox.metadata.workspace,
-        policy_source=sandbox_pb2.POLICY_SOURCE_SANDBOX,
+        version=found.version,
+        policy_source=found.source,
+        global_policy_version=found.global_version,
+        settings=effective_settings(tx, sandbox),
         policy_validation_failure_mode=failure_mode,
-        provider_env_revision=plan_for_sandbox(tx, sandbox).revision,
+        provider_env_revision=plan_for_sandbox(tx, sandbox, found.policy).revision,
     )
-    base = base_policy(tx, sandbox)
-    if base is not None:
-        effective = effective_policy(base, list(sandbox.spec.providers))
+    if found.policy is not None:
+        effective = effective_policy(found.policy, list(sandbox.spec.providers))
         response.policy.CopyFrom(policy_to_proto(effective))
         response.policy_hash = policy_hash(effective)
-    latest = latest_revision(tx, sandbox.metadata.id)
-    response.version = (latest.version or 0) if latest is not None else 0
-    for key in REGISTERED:
-        response.settings[key].scope = sandbox_pb2.SETTING_SCOPE_UNSPECIFIED
     response.config_revision = fingerprint(
         (
-            "sandbox",
+            sandbox_pb2.PolicySource.Name(found.source),
             str(response.version),
+            str(response.global_policy_version),
             response.policy_hash,
             failure_mode,
             response.workspace,
             str(response.provider_env_revision),
+            *(
+                f"{key}={setting.scope}:{setting.value.SerializeToString(deterministic=True).hex()}"
+                for key, setting in sorted(response.settings.items())
+            ),
         )
     )
     return response

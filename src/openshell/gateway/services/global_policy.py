@@ -1,0 +1,147 @@
+"""The policy for all sandboxes: its revisions, and which policy is in force for a sandbox.
+
+While there is one it stands in place of every sandbox's own, in full: no rule of an attached
+provider is added, no credential is bound by the sandbox's own rules, and sandboxes take no update.
+Its revisions are loaded when stored, because no supervisor acknowledges them; it is in force as long
+as its latest revision is loaded, and deleting it supersedes them all. Inside transactions only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from openshell._proto import openshell_pb2, sandbox_pb2
+from openshell.codec.policy import policy_from_proto, policy_hash, policy_to_proto
+from openshell.gateway.errors import failed_precondition
+from openshell.gateway.records import Kind, load
+from openshell.gateway.services.policy_plan import ambiguities, effective_policy
+from openshell.gateway.services.revisions import (
+    LOADED,
+    Stored,
+    append_revision,
+    base_policy,
+    latest_revision,
+    payload_of,
+    supersede_below,
+)
+from openshell.gateway.services.settings_rows import GLOBAL, read_values
+from openshell.gateway.store.model import Row, Tx
+from openshell.policy.model import SandboxPolicy
+from openshell.policy.settings import Value
+
+__all__ = [
+    "GLOBAL_SCOPE",
+    "PolicyInForce",
+    "activates_composition",
+    "check_composition",
+    "global_revision",
+    "policy_in_force",
+    "refuse_while_global",
+    "retire_global",
+    "store_global",
+]
+
+GLOBAL_SCOPE: Final = "__global__"
+"""Scope of the gateway-wide revisions. No sandbox has it as id: those are UUIDs."""
+
+_COMPOSITION_KEY: Final = "providers_v2_enabled"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyInForce:
+    """What a sandbox's supervisor is to enforce, before the gateway's own marks."""
+
+    policy: SandboxPolicy | None
+    source: sandbox_pb2.PolicySource.ValueType
+    version: int
+    """Of the sandbox's own latest revision, whatever is in force."""
+    global_version: int
+    """0 unless the gateway-wide policy is in force."""
+
+
+def global_revision(tx: Tx) -> Row | None:
+    """The revision in force; None when there is no gateway-wide policy."""
+    row = latest_revision(tx, GLOBAL_SCOPE)
+    return row if row is not None and row.status == LOADED else None
+
+
+def policy_in_force(tx: Tx, sandbox: openshell_pb2.Sandbox) -> PolicyInForce:
+    latest = latest_revision(tx, sandbox.metadata.id)
+    version = (latest.version or 0) if latest is not None else 0
+    everywhere = global_revision(tx)
+    if everywhere is None:
+        return PolicyInForce(
+            base_policy(tx, sandbox), sandbox_pb2.POLICY_SOURCE_SANDBOX, version, 0
+        )
+    return PolicyInForce(
+        policy_from_proto(payload_of(everywhere).policy),
+        sandbox_pb2.POLICY_SOURCE_GLOBAL,
+        # The contract's number for a sandbox that has no policy of its own.
+        version or 1,
+        everywhere.version or 0,
+    )
+
+
+def refuse_while_global(tx: Tx) -> None:
+    if global_revision(tx) is not None:
+        raise failed_precondition(
+            "policy is managed globally; delete global policy before sandbox policy update "
+            "(policy delete --global)"
+        )
+
+
+def store_global(tx: Tx, policy: SandboxPolicy) -> Stored:
+    """Puts a policy in force everywhere, unless the one in force says the same."""
+    digest = policy_hash(policy)
+    present = global_revision(tx)
+    if present is not None and payload_of(present).hash == digest:
+        return Stored(present.version or 0, digest, created=False)
+    payload = openshell_pb2.PolicyRevisionPayload(
+        policy=policy_to_proto(policy), hash=digest, loaded_at_ms=tx.now_ms
+    )
+    version = append_revision(tx, GLOBAL_SCOPE, "", payload, LOADED)
+    return Stored(version, digest, created=True)
+
+
+def retire_global(tx: Tx) -> bool:
+    """Gives every sandbox its own policy back. False when there was no gateway-wide policy."""
+    present = global_revision(tx)
+    if present is None:
+        return False
+    if _composes_by_setting(tx):
+        check_composition(tx)
+    supersede_below(tx, GLOBAL_SCOPE, (present.version or 0) + 1)
+    return True
+
+
+def activates_composition(tx: Tx, key: str, value: Value | None) -> bool:
+    """Whether this write of a global setting begins to add rules of providers to policies.
+
+    While there is a gateway-wide policy nothing is added; its deletion checks then.
+    """
+    return (
+        key == _COMPOSITION_KEY
+        and value is True
+        and not _composes_by_setting(tx)
+        and global_revision(tx) is None
+    )
+
+
+def _composes_by_setting(tx: Tx) -> bool:
+    return read_values(tx, GLOBAL).values.get(_COMPOSITION_KEY) is True
+
+
+def check_composition(tx: Tx) -> None:
+    """Before composition becomes active: every sandbox with providers must have a policy then."""
+    for row in tx.all(Kind.SANDBOX):
+        sandbox = load(row, openshell_pb2.Sandbox)
+        base = base_policy(tx, sandbox) if sandbox.spec.providers else None
+        if base is None:
+            continue
+        found = ambiguities(effective_policy(base, list(sandbox.spec.providers)))
+        if found:
+            raise failed_precondition(
+                "cannot activate provider policy composition: sandbox "
+                f"'{row.workspace}/{row.name}' has an invalid effective policy: {found}"
+            )
