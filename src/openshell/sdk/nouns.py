@@ -1,16 +1,27 @@
-"""Clients for what surrounds a sandbox: providers, policies, logs. They share a client's channel."""
+"""Clients for what surrounds a sandbox: providers, policies, settings, logs.
+
+They share a client's channel. `PolicyClient` and `SettingsClient` speak of one sandbox or, in the
+methods named so, of all of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from openshell._proto import datamodel_pb2, openshell_pb2, sandbox_pb2
+from openshell.codec.merge import operation_to_proto
+from openshell.codec.settings import value_to_proto
+from openshell.policy.merge_operations import MergeOperation
+from openshell.policy.settings import POLICY_KEY, Value
 
 if TYPE_CHECKING:
     from openshell.sdk.client import SandboxClient
 
-__all__ = ["LogClient", "PolicyClient", "ProviderClient"]
+__all__ = ["LogClient", "PolicyClient", "ProviderClient", "SettingsClient"]
+
+_EVERYWHERE: Mapping[str, Any] = {"global": True}
+"""The field's name is a word of the language, so it cannot be written as an argument."""
 
 
 class ProviderClient:
@@ -105,7 +116,7 @@ class ProviderClient:
 
 
 class PolicyClient:
-    """Policies of sandboxes: what is effective, its revisions, and replacing it."""
+    """Policies: what is effective, stored revisions, replacing, merging, going back."""
 
     def __init__(self, client: SandboxClient) -> None:
         self._stub, self._timeout = client.unary
@@ -147,6 +158,104 @@ class PolicyClient:
             policy=policy,
             expected_resource_version=expected,
             workspace=workspace,
+        )
+        return self._stub.UpdateConfig(request, timeout=self._timeout)
+
+    def merge(
+        self,
+        sandbox: str,
+        operations: Sequence[MergeOperation],
+        *,
+        workspace: str,
+        expected: int = 0,
+    ) -> openshell_pb2.UpdateConfigResponse:
+        """Applies operations to a sandbox's policy in order, all or none of them."""
+        request = openshell_pb2.UpdateConfigRequest(
+            name=sandbox,
+            merge_operations=[operation_to_proto(operation) for operation in operations],
+            expected_resource_version=expected,
+            workspace=workspace,
+        )
+        return self._stub.UpdateConfig(request, timeout=self._timeout)
+
+    def rollback(
+        self, sandbox: str, version: int, *, workspace: str, expected: int = 0
+    ) -> openshell_pb2.UpdateConfigResponse:
+        """Makes an older revision's content the newest revision, checked like any update."""
+        old = self.revision(sandbox, version, workspace=workspace).revision
+        return self.replace(sandbox, old.policy, workspace=workspace, expected=expected)
+
+    def global_revision(self, version: int = 0) -> openshell_pb2.GetSandboxPolicyStatusResponse:
+        """One stored revision of the policy for all sandboxes; version 0 means the newest.
+
+        It is in force while its status is LOADED; deleting the policy supersedes it.
+        """
+        request = openshell_pb2.GetSandboxPolicyStatusRequest(version=version, **_EVERYWHERE)
+        return self._stub.GetSandboxPolicyStatus(request, timeout=self._timeout)
+
+    def global_revisions(self, *, limit: int = 20) -> list[openshell_pb2.SandboxPolicyRevision]:
+        """Stored revisions of the policy for all sandboxes, newest first."""
+        request = openshell_pb2.ListSandboxPoliciesRequest(limit=limit, **_EVERYWHERE)
+        return list(self._stub.ListSandboxPolicies(request, timeout=self._timeout).revisions)
+
+    def replace_global(
+        self, policy: sandbox_pb2.SandboxPolicy
+    ) -> openshell_pb2.UpdateConfigResponse:
+        """Puts a policy in force for all sandboxes, in place of their own."""
+        request = openshell_pb2.UpdateConfigRequest(policy=policy, **_EVERYWHERE)
+        return self._stub.UpdateConfig(request, timeout=self._timeout)
+
+    def delete_global(self) -> openshell_pb2.UpdateConfigResponse:
+        """Gives all sandboxes their own policies back; `deleted` is false when they had them."""
+        request = openshell_pb2.UpdateConfigRequest(
+            setting_key=POLICY_KEY, delete_setting=True, **_EVERYWHERE
+        )
+        return self._stub.UpdateConfig(request, timeout=self._timeout)
+
+
+class SettingsClient:
+    """Settings beside the policy; a value for all sandboxes stands over a sandbox's own.
+
+    A sandbox's effective settings come with its configuration (`PolicyClient.effective`).
+    """
+
+    def __init__(self, client: SandboxClient) -> None:
+        self._stub, self._timeout = client.unary
+
+    def read_global(self) -> sandbox_pb2.GetGatewayConfigResponse:
+        """The values for all sandboxes, and the number of their last change."""
+        request = sandbox_pb2.GetGatewayConfigRequest()
+        return self._stub.GetGatewayConfig(request, timeout=self._timeout)
+
+    def write(
+        self, sandbox: str, key: str, value: Value, *, workspace: str
+    ) -> openshell_pb2.UpdateConfigResponse:
+        """Sets one value of a sandbox; refused while the key is set for all sandboxes."""
+        request = openshell_pb2.UpdateConfigRequest(
+            name=sandbox, setting_key=key, setting_value=value_to_proto(value), workspace=workspace
+        )
+        return self._stub.UpdateConfig(request, timeout=self._timeout)
+
+    def delete(
+        self, sandbox: str, key: str, *, workspace: str
+    ) -> openshell_pb2.UpdateConfigResponse:
+        """Removes a sandbox's value; `deleted` is false when it had none."""
+        request = openshell_pb2.UpdateConfigRequest(
+            name=sandbox, setting_key=key, delete_setting=True, workspace=workspace
+        )
+        return self._stub.UpdateConfig(request, timeout=self._timeout)
+
+    def write_global(self, key: str, value: Value) -> openshell_pb2.UpdateConfigResponse:
+        """Sets one value for all sandboxes."""
+        request = openshell_pb2.UpdateConfigRequest(
+            setting_key=key, setting_value=value_to_proto(value), **_EVERYWHERE
+        )
+        return self._stub.UpdateConfig(request, timeout=self._timeout)
+
+    def delete_global(self, key: str) -> openshell_pb2.UpdateConfigResponse:
+        """Removes the value for all sandboxes; `deleted` is false when there was none."""
+        request = openshell_pb2.UpdateConfigRequest(
+            setting_key=key, delete_setting=True, **_EVERYWHERE
         )
         return self._stub.UpdateConfig(request, timeout=self._timeout)
 
