@@ -113,9 +113,36 @@ def test_an_exposed_directory_is_shown_read_only_without_its_credentials(mode: s
             assert shown.probe("read", f"{base}/link/bin/tool")["outcome"] == "ok"
             assert shown.probe("read", f"{base}/shown/token")["outcome"] == "empty"
             directory = f"{base}/shown/.config/secret"
-            assert shown.probe("list_directory", directory)["outcome"] == "empty"
+            assert shown.probe("read", directory)["outcome"] == "empty"
+            assert shown.probe("read", f"{directory}/key")["outcome"] == "ENOTDIR"
             assert shown.probe("exists", f"{base}/sibling")["outcome"] == "ENOENT"
             assert shown.probe("create", f"{base}/shown/new")["outcome"] in REFUSED
+
+
+def test_a_credential_that_is_replaced_outside_stays_hidden(mode: str) -> None:
+    """Tools renew their files by a rename; a mount on the old file would go with it."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="openshell-tools-") as base:
+        os.chmod(base, 0o755)
+        secrets = ["token", "deep/er/token", "place/key"]
+        for name in (*secrets, "tool", "deep/er/tool"):
+            os.makedirs(os.path.dirname(f"{base}/{name}"), exist_ok=True)
+            with open(f"{base}/{name}", "w", encoding="utf-8") as file:
+                file.write("old")
+        os.symlink(base, f"{base}/itself")
+        masks = [f"{base}/token", f"{base}/deep/er/token", f"{base}/place"]
+        with running_sandbox(mode, exposed=[[base]], masks=masks) as shown:
+            before = [shown.run("cat", f"{base}/{name}")["stdout"] for name in secrets]
+            for name in secrets[:2]:
+                with open(f"{base}/{name}.new", "w", encoding="utf-8") as file:
+                    file.write("renewed")
+                os.rename(f"{base}/{name}.new", f"{base}/{name}")
+            os.rename(f"{base}/place", f"{base}/elsewhere")
+            os.mkdir(f"{base}/place")
+            os.rename(f"{base}/elsewhere/key", f"{base}/place/key")
+            after = [shown.run("cat", f"{base}/{name}")["stdout"] for name in secrets]
+            assert (before, after) == (["", "", ""], ["", "", ""])
+            for name in ("tool", "deep/er/tool"):
+                assert shown.run("cat", f"{base}/{name}")["stdout"] == "old"
 
 
 def test_the_workspace_is_the_users_own_outside(sandbox: Sandbox) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 from e2e.isolation.sandboxes import running_sandbox
 
 
@@ -27,6 +30,20 @@ def test_without_overlay_etc_is_put_together_entry_by_entry(mode: str) -> None:
         assert lesser.probe("create", "/etc/escape")["outcome"] in {"EACCES", "EROFS"}
         ssl = lesser.run("sh", "-c", "ls /etc/ssl/certs | wc -l")
         assert int(ssl["stdout"]) >= 0
+
+
+def test_without_overlay_credentials_are_covered_one_by_one_and_it_is_said(mode: str) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="openshell-tools-") as base:
+        os.chmod(base, 0o755)
+        for name in ("token", "tool"):
+            with open(f"{base}/{name}", "w", encoding="utf-8") as file:
+                file.write("content")
+        options = {"exposed": [[base]], "masks": [f"{base}/token"]}
+        with running_sandbox(mode, **options, without_overlay=True) as lesser:
+            assert lesser.probe("read", f"{base}/tool")["outcome"] == "ok"
+            assert lesser.probe("read", f"{base}/token")["outcome"] == "empty"
+            status, detail = lesser.layers["masks"]
+            assert (status, base in detail) == ("partly", True)
 
 
 def test_a_host_without_user_namespaces_is_told_what_to_change(mode: str) -> None:

@@ -112,9 +112,15 @@ def test_writable_directories_of_the_policy_exist() -> None:
     assert not any(getattr(o, "path", "") == "/usr/local" for o in operations)
 
 
-def test_masks_come_last() -> None:
-    operations = plan(masks=("/home/u/tools/.netrc",), exposed=(ExposedPath("/home/u/tools"),))
-    assert operations[-1] == MaskFile("/home/u/tools/.netrc")
+def test_a_credential_is_hidden_with_its_directory_and_covered_where_it_is_a_file() -> None:
+    operations = plan(
+        masks=("/home/u/tools/deep/.netrc", "/home/u/.pypirc", "/home/u/toolsX"),
+        exposed=(ExposedPath("/home/u/tools"), ExposedPath("/home/u/.pypirc")),
+    )
+    attached = {o.path: o.hidden for o in operations if isinstance(o, AttachSource)}
+    assert attached["/home/u/tools"] == ("deep/.netrc",)
+    assert attached["/home/u/.pypirc"] == ()
+    assert operations[-2:] == (MaskFile("/home/u/.pypirc"), MaskFile("/home/u/toolsX"))
 
 
 def test_accounts_know_root_and_the_sandbox_only() -> None:

@@ -102,7 +102,9 @@ class _Setup:
             mounts.make_private()
             sources = self._sources()
         with self._phase("rootfs"):
-            self.trust = rootfs.build_rootfs(_BUILD_ROOT, self.plan.operations, sources)
+            built = rootfs.build_rootfs(_BUILD_ROOT, self.plan.operations, sources)
+            self.trust = built.trust
+            self.layers += built.layers
         with self._phase("kernel_files"):
             self._kernel_files()
         with self._phase("pivot"):

@@ -15,6 +15,7 @@ __all__ = [
     "attach",
     "bind",
     "clone_tree",
+    "detach",
     "enter_root",
     "file_system",
     "make_private",
@@ -82,6 +83,11 @@ def attach(tree: int, target: str) -> None:
         syscalls.move_mount(tree, _AT_FDCWD, target, _MOVE_FROM_EMPTY)
     finally:
         os.close(tree)
+
+
+def detach(target: str) -> None:
+    """Take away what is mounted at a place, and all below; who uses it keeps it."""
+    syscalls.umount(target, _MNT_DETACH)
 
 
 def bind(

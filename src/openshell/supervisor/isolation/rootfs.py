@@ -18,12 +18,15 @@ from openshell.supervisor.isolation.model import (
     TRUST_DIRECTORY,
     TRUST_FILES,
     WORKSPACE,
+    Layer,
+    LayerStatus,
     SandboxSpec,
 )
 
 __all__ = [
     "AttachSource",
     "BindHost",
+    "BuiltRoot",
     "HostView",
     "MakeDirectory",
     "MakeFile",
@@ -47,6 +50,9 @@ _ROOT_BYTES = 4 << 20
 # The system's bundle is a quarter of a megabyte; an operator may add his own.
 _TRUST_BYTES = 16 << 20
 _MASK_NAME = "/.mask"
+_STAGE_NAME = "/.stage"
+# Empty files and their directories; inodes are not counted.
+_STAGE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +113,13 @@ class BindHost:
 
 @dataclass(frozen=True, slots=True)
 class AttachSource:
-    """Put the tree of host path `source`, cloned beforehand, at `path`."""
+    """Put the tree of host path `source`, cloned beforehand, at `path`, but for what is hidden."""
 
     source: str
     path: str
     read_only: bool
+    # Names below it.
+    hidden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,10 +235,14 @@ def plan_rootfs(
     for exposed in sorted(spec.exposed, key=lambda e: e.path):
         if _within(exposed.path, (*fixed, WORKSPACE)):
             continue
-        point: Operation = MakeDirectory(exposed.path)
-        if not kinds.get(exposed.real, True):
-            point = MakeFile(exposed.path)
-        operations += [point, AttachSource(exposed.real, exposed.path, read_only=True)]
+        if kinds.get(exposed.real, True):
+            start = f"{exposed.path}/"
+            hidden = tuple(m.removeprefix(start) for m in spec.masks if m.startswith(start))
+            attached = AttachSource(exposed.real, exposed.path, read_only=True, hidden=hidden)
+            operations += [MakeDirectory(exposed.path), attached]
+        else:
+            attached = AttachSource(exposed.real, exposed.path, read_only=True)
+            operations += [MakeFile(exposed.path), attached]
     # Directories the policy makes writable exist; outside the scratch areas each is its own.
     writable: tuple[str, ...] = (WORKSPACE, "/tmp", "/var", "/run", "/dev/shm")
     shown = (*fixed, *(e.path for e in spec.exposed))
@@ -241,7 +253,10 @@ def plan_rootfs(
         if not _within(path, writable):
             operations.append(MountScratch(path, scratch, 0o755))
             writable = (*writable, path)
-    operations += [MaskFile(path) for path in spec.masks]
+    hidden_in = tuple(o.path for o in sources_of(tuple(operations)) if o.hidden)
+    operations += [
+        MaskFile(path) for path in spec.masks if path in hidden_in or not _within(path, hidden_in)
+    ]
     return tuple(operations)
 
 
@@ -318,15 +333,53 @@ def _mount_trust(target: str) -> list[int]:
     return writers
 
 
+def _attach_hiding(root: str, tree: int, path: str, hidden: tuple[str, ...]) -> bool:
+    """Attach a tree without some of its names; False where only mounts could cover them.
+
+    An empty file in a layer above hides a name for good. A mount hides a file, and goes when the
+    host replaces that file by a rename, as every tool does that renews its credentials.
+    """
+    stage = root + _STAGE_NAME
+    below, above = f"{stage}/below", f"{stage}/above"
+    mounts.tmpfs(stage, size=_STAGE_BYTES, mode=0o755)
+    try:
+        os.mkdir(below)
+        os.mkdir(above)
+        mounts.attach(tree, below)
+        for name in hidden:
+            _make_file(f"{above}/{name}", "", 0o444)
+        try:
+            mounts.overlay_read_only(root + path, above, below)
+        except OSError:
+            # An old kernel, a file system that cannot be a layer, or others mounted in the tree.
+            mounts.bind(below, root + path, read_only=True)
+            for name in hidden:
+                _mask_path(root, f"{path}/{name}")
+            return False
+        return True
+    finally:
+        mounts.detach(stage)
+
+
+@dataclass(slots=True)
+class BuiltRoot:
+    """What building the root left behind: descriptors that write TRUST_FILES, and how it went."""
+
+    trust: list[int]
+    layers: list[Layer]
+
+
 def build_rootfs(
     root: str, operations: tuple[Operation, ...], sources: Mapping[str, int]
-) -> list[int]:
-    """Carry the plan out on a fresh tmpfs at `root`; descriptors that write TRUST_FILES.
+) -> BuiltRoot:
+    """Carry the plan out on a fresh tmpfs at `root`.
 
     `sources` are detached trees by their place, each used once and closed.
     """
     mounts.tmpfs(root, size=_ROOT_BYTES, mode=0o755)
-    trust: list[int] = []
+    os.mkdir(root + _STAGE_NAME)
+    built = BuiltRoot([], [])
+    covered: list[str] = []
     for operation in operations:
         match operation:
             case MakeDirectory(path, mode):
@@ -337,8 +390,11 @@ def build_rootfs(
                 _make_file(root + path, content, mode)
             case BindHost(path, devices):
                 mounts.bind(path, root + path, read_only=not devices, devices=devices)
-            case AttachSource(_, path):
-                mounts.attach(sources[path], root + path)
+            case AttachSource(_, path, _, hidden):
+                if not hidden:
+                    mounts.attach(sources[path], root + path)
+                elif not _attach_hiding(root, sources[path], path, hidden):
+                    covered.append(path)
             case MountEtc():
                 _mount_etc(root)
             case MountScratch(path, size, mode):
@@ -348,6 +404,10 @@ def build_rootfs(
             case MaskDirectory(path) | MaskFile(path):
                 _mask_path(root, path)
             case MountTrust(path):
-                trust = _mount_trust(root + path)
+                built.trust = _mount_trust(root + path)
     os.unlink(root + _MASK_NAME)
-    return trust
+    os.rmdir(root + _STAGE_NAME)
+    if covered:
+        detail = f"a credential that the host replaces becomes visible in {', '.join(covered)}"
+        built.layers.append(Layer("masks", LayerStatus.PARTLY, detail))
+    return built
