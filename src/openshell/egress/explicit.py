@@ -63,6 +63,8 @@ class ExplicitProxy:
                 if isinstance(target, Denial):
                     await say(connection, target, head)
                     return
+                # The authority is read and replaced; from here on the target is a path.
+                head = head.with_target(target.origin_form)
                 if exchanges is None or not _leads_to(exchanges, target):
                     if exchanges is not None:
                         exchanges.close()

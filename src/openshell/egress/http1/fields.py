@@ -18,6 +18,7 @@ __all__ = [
     "FieldScan",
     "HeadReader",
     "Headers",
+    "are_usual",
     "check_text",
     "connection_options",
     "is_token",
@@ -47,6 +48,7 @@ _GOOD_FIELDS = re.compile(
 _PAIRS = re.compile(rb"\r\n([^:]++):[\t ]*+([^\r]*+)").findall
 # Values of the Connection field whose reading is remembered: nearly everybody sends one of two.
 _REMEMBERED = 16
+_BLANKS = frozenset({b" ", b"\t"})
 # Fields that decide where the message ends may not be taken away from it by the Connection field.
 _NEVER_NOMINATED = frozenset({b"host", b"content-length", b"transfer-encoding"})
 # Servers that make environment variables of fields read these as the framing fields themselves.
@@ -127,19 +129,14 @@ class FieldScan:
 
     __slots__ = ("codings", "headers", "hosts", "lengths")
 
-    def __init__(self, first: bytes, fields: bytes) -> None:
-        """Reads what stands behind the first line; both hold text bytes only, and line ends."""
+    def __init__(self, first: bytes, fields: bytes, *, usual: bool) -> None:
+        """Reads what `split_first` gave and `are_usual` has looked at."""
         if fields.count(b"\n") > MAX_FIELDS:
             raise HeadRejected(RejectReason.TOO_MANY_FIELDS)
         self.lengths: list[bytes] = []
         self.codings: list[bytes] = []
         self.hosts: list[bytes] = []
-        if _GOOD_FIELDS(fields) is not None and b" \r" not in fields and b"\t\r" not in fields:
-            pairs = _PAIRS(fields)
-            if fields.endswith((b" ", b"\t")):
-                pairs[-1] = (pairs[-1][0], pairs[-1][1].rstrip(b" \t"))
-        else:
-            pairs = _read_lines(first, fields)
+        pairs = _PAIRS(fields) if usual else _read_lines(first, fields)
         repeated = []
         for index, (name, value) in enumerate(pairs):
             lowered = name.lower()
@@ -180,6 +177,14 @@ def check_text(block: bytes) -> None:
     # All that is left after removing text must be the line ends themselves, each CR with its LF.
     if block.translate(None, TEXT_BYTES) != b"\r\n" * block.count(b"\r\n"):
         raise HeadRejected(RejectReason.CONTROL_BYTE)
+
+
+def are_usual(first: bytes, fields: bytes) -> bool:
+    """Whether the lines are good text as nearly all are; others are read with more care."""
+    if _GOOD_FIELDS(fields) is None or first.translate(None, TEXT_BYTES):
+        check_text(first + fields)
+        return False
+    return b" \r" not in fields and b"\t\r" not in fields and fields[-1:] not in _BLANKS
 
 
 def render_fields(headers: Headers) -> bytes:

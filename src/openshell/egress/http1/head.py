@@ -19,6 +19,7 @@ from openshell.egress.http1.fields import (
     FieldScan,
     Headers,
     HeadReader,
+    are_usual,
     check_text,
     connection_options,
     is_token,
@@ -94,6 +95,10 @@ class RequestHead(msgspec.Struct, frozen=True):
             item.strip(b" \t").lower() for value in found for item in value.split(b",")
         )
 
+    def with_target(self, target: bytes) -> RequestHead:
+        """The same request for another target."""
+        return RequestHead(self.method, target, self.version, self.headers, self.framing)
+
     def with_headers(self, headers: Headers) -> RequestHead:
         """The same request with other fields; the caller leaves the framing fields alone."""
         return RequestHead(self.method, self.target, self.version, headers, self.framing)
@@ -122,9 +127,9 @@ class RequestHeadReader(HeadReader[RequestHead]):
                 _check_connect(method, memory.framing)
                 return RequestHead(method, target, version, memory.headers, memory.framing)
         _check_encoding(block)
-        check_text(block)
+        usual = are_usual(first, fields)
         method, target, version = _request_line(first)
-        scan = FieldScan(first, fields)
+        scan = FieldScan(first, fields, usual=usual)
         framing = scan.framing(http10=version == b"HTTP/1.0") or NO_BODY
         _check_connect(method, framing)
         _check_host(scan.hosts, required=self._require_host and version == b"HTTP/1.1")

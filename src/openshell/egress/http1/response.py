@@ -15,7 +15,7 @@ from openshell.egress.http1.fields import (
     FieldScan,
     Headers,
     HeadReader,
-    check_text,
+    are_usual,
     connection_options,
     render_fields,
     split_first,
@@ -91,14 +91,14 @@ class ResponseHeadReader(HeadReader[ResponseHead]):
 
 
 def _parse(block: bytes, method: bytes) -> ResponseHead:
-    check_text(block)
     first, fields = split_first(block)
+    usual = are_usual(first, fields)
     line = _STATUS_LINE(first)
     if line is None:
         raise HeadRejected(RejectReason.STATUS_LINE)
     version, code, reason = line.groups()
     status = int(code)
-    scan = FieldScan(first, fields)
+    scan = FieldScan(first, fields, usual=usual)
     declared = scan.framing(http10=version == b"HTTP/1.0")
     # The declaration is checked even where no body follows, so that a contradictory head never passes.
     headers = scan.headers
