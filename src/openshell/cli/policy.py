@@ -25,11 +25,14 @@ _POLL_SLOWEST_SECONDS = 1.0
 
 policy = LazyGroup(
     "policy",
-    help="Read and replace the policy of a sandbox; running sandboxes follow at once.",
+    help="Read, replace and try policies; running sandboxes follow at once.",
     entries={
         "get": Entry("openshell.cli.policy:get", "Show the policy in force, or a revision."),
         "set": Entry("openshell.cli.policy:set_", "Replace the policy."),
         "list": Entry("openshell.cli.policy:list_", "List revisions, newest first."),
+        "check": Entry("openshell.cli.policy_check:check", "Check a file; explain a request."),
+        "diff": Entry("openshell.cli.policy_diff:diff", "Show what a revision allows or forbids."),
+        "replay": Entry("openshell.cli.policy_replay:replay", "Try a policy on recorded traffic."),
     },
 )
 

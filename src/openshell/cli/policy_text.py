@@ -16,14 +16,21 @@ from openshell.policy.validate import check_authored, errors_of, validate_policy
 if TYPE_CHECKING:
     from openshell.policy.model import SandboxPolicy
 
-__all__ = ["policy_document", "policy_yaml", "read_policy", "source_name"]
+__all__ = [
+    "parse_policy_file",
+    "policy_document",
+    "policy_yaml",
+    "read_policy",
+    "source_name",
+    "usable_policy",
+]
 
 
-def read_policy(path: str) -> sandbox_pb2.SandboxPolicy:
-    """Reads and checks a policy file.
+def parse_policy_file(path: str) -> SandboxPolicy:
+    """Reads a policy file without judging what it says.
 
     Raises:
-        CliError: it cannot be read, parsed or would be refused; the message names file, line and key.
+        CliError: it cannot be read or parsed; the message names file, line and key.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -31,9 +38,27 @@ def read_policy(path: str) -> sandbox_pb2.SandboxPolicy:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise CliError(f"failed to read sandbox policy from {path}: {reason}") from error
     try:
-        policy = parse_policy(text, source=path)
+        return parse_policy(text, source=path)
     except PolicyParseError as error:
         raise CliError(str(error)) from error
+
+
+def read_policy(path: str) -> sandbox_pb2.SandboxPolicy:
+    """Reads and checks a policy file, for sending.
+
+    Raises:
+        CliError: it cannot be read, parsed or would be refused.
+    """
+    return policy_to_proto(usable_policy(path))
+
+
+def usable_policy(path: str) -> SandboxPolicy:
+    """Reads and checks a policy file; warnings go to the person.
+
+    Raises:
+        CliError: it cannot be read, parsed or would be refused.
+    """
+    policy = parse_policy_file(path)
     findings = (*check_authored(policy), *validate_policy(policy))
     for finding in findings:
         if finding.severity is Severity.WARNING:
@@ -42,7 +67,7 @@ def read_policy(path: str) -> sandbox_pb2.SandboxPolicy:
     if errors:
         lines = [f"  {path}: {finding.location}: {finding.message}" for finding in errors]
         raise CliError("\n".join(["the policy is not valid", *lines]))
-    return policy_to_proto(policy)
+    return policy
 
 
 def _policy(message: sandbox_pb2.SandboxPolicy) -> SandboxPolicy:
