@@ -4,6 +4,7 @@ import asyncio
 import os
 import sqlite3
 import stat
+import threading
 
 import pytest
 
@@ -66,6 +67,28 @@ async def test_two_stores_on_one_file_see_one_truth(tmp_path):
     assert any(isinstance(result, StoreConflict) for result in results)
     await one.close()
     await two.close()
+
+
+async def test_a_look_up_stays_on_the_thread_unless_it_would_wait(store):
+    await put(store, row())
+    threads = []
+
+    def read(tx):
+        threads.append(threading.get_ident())
+        return tx.get_by_id("thing", "a")
+
+    def locked(tx):
+        threads.append(threading.get_ident())
+        if threads[-1] == here:
+            raise sqlite3.OperationalError("database is locked")
+        return tx.get_by_id("thing", "a")
+
+    here = threading.get_ident()
+    assert (await store.look_up(read)).id == "a"
+    assert threads == [here]
+    assert (await store.look_up(locked)).id == "a"
+    assert threads[1] == here
+    assert threads[2] != here
 
 
 async def test_retention_keeps_the_newest_lines(store, monkeypatch):

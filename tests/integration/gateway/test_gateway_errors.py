@@ -49,7 +49,7 @@ async def test_a_bug_is_internal_and_only_the_log_has_it(gw, monkeypatch, caplog
     async def broken(_fn):
         raise RuntimeError("token=abc")
 
-    monkeypatch.setattr(gw.gateway._store, "read", broken)
+    monkeypatch.setattr(gw.gateway._store, "look_up", broken)
     with caplog.at_level(logging.ERROR):
         error = await get(gw)
     assert error.code() is grpc.StatusCode.INTERNAL
@@ -61,7 +61,7 @@ async def test_an_unusable_database_is_a_sentence(gw, monkeypatch):
     async def broken(_fn):
         raise StoreUnavailable("the disk is full")
 
-    monkeypatch.setattr(gw.gateway._store, "read", broken)
+    monkeypatch.setattr(gw.gateway._store, "look_up", broken)
     error = await get(gw)
     assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "the disk is full")
 
@@ -70,6 +70,6 @@ async def test_details_travel_as_metadata(gw, monkeypatch):
     async def refused(_fn):
         raise ApiError(Code.ABORTED, "stale", {"current_version": "3\u00e4"})
 
-    monkeypatch.setattr(gw.gateway._store, "read", refused)
+    monkeypatch.setattr(gw.gateway._store, "look_up", refused)
     error = await get(gw)
     assert dict(error.trailing_metadata())["openshell-current-version"] == "3\\xe4"

@@ -98,7 +98,7 @@ class AttachService:
         return await self._store.read(read)
 
     async def _read(self, sandbox_id: str) -> openshell_pb2.Sandbox:
-        row = await self._store.read(lambda tx: tx.get_by_id(Kind.SANDBOX, sandbox_id))
+        row = await self._store.look_up(lambda tx: tx.get_by_id(Kind.SANDBOX, sandbox_id))
         if row is None:
             raise unavailable("the sandbox was deleted")
         return self._compute.show(load(row, openshell_pb2.Sandbox))

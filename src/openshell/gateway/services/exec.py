@@ -110,7 +110,7 @@ class ExecService:
         return await self._relays.open(request.sandbox_id, opening, extension=EXT_EXEC)
 
     async def _refuse_unless_ready(self, sandbox_id: str) -> None:
-        row = await self._store.read(lambda tx: tx.get_by_id(Kind.SANDBOX, sandbox_id))
+        row = await self._store.look_up(lambda tx: tx.get_by_id(Kind.SANDBOX, sandbox_id))
         if row is None:
             raise not_found("sandbox not found")
         # As stored, not as shown: a supervisor on its way is waited for when the relay is opened.

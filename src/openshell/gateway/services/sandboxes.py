@@ -19,6 +19,8 @@ from openshell.gateway.workspaces import open_workspace, workspace_name
 
 __all__ = ["DEFAULT_COMMAND", "SandboxService", "generate_name", "plan_sandbox"]
 
+SHORT_LIST = 100
+"""Records that are read without a change of threads: a millisecond at most."""
 DEFAULT_COMMAND = ("/bin/bash", "-l")
 """What runs when nothing was asked for; then with a terminal."""
 
@@ -103,7 +105,7 @@ class SandboxService:
                 raise not_found(f"sandbox '{request.name}' not found")
             return load(row, openshell_pb2.Sandbox)
 
-        return self._answer(await self._store.read(read))
+        return self._answer(await self._store.look_up(read))
 
     async def ListSandboxes(  # noqa: N802  named as the RPC
         self, request: openshell_pb2.ListSandboxesRequest, _context: Any
@@ -128,7 +130,8 @@ class SandboxService:
             )
             return load_all(rows, openshell_pb2.Sandbox)
 
-        found = await self._store.read(read)
+        short = 0 < request.limit <= SHORT_LIST and not request.offset
+        found = await (self._store.look_up(read) if short else self._store.read(read))
         return openshell_pb2.ListSandboxesResponse(
             sandboxes=[self._compute.show(sandbox) for sandbox in found]
         )

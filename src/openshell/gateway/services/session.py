@@ -64,7 +64,7 @@ class SessionService:
         """For the interceptor; a connected session spares the question."""
         if self._sessions.get(sandbox_id) is not None:
             return True
-        row = await self._store.read(lambda tx: tx.get_by_id(Kind.SANDBOX, sandbox_id))
+        row = await self._store.look_up(lambda tx: tx.get_by_id(Kind.SANDBOX, sandbox_id))
         return row is not None
 
     async def ConnectSupervisor(self, _requests: Any, context: Any) -> None:  # noqa: N802

@@ -86,7 +86,7 @@ class WatchService:
         return not (request.stop_on_terminal and sandbox.status.phase == _READY)
 
     async def _read(self, sandbox_id: str) -> openshell_pb2.Sandbox | None:
-        row = await self._store.read(lambda tx: tx.get_by_id(Kind.SANDBOX, sandbox_id))
+        row = await self._store.look_up(lambda tx: tx.get_by_id(Kind.SANDBOX, sandbox_id))
         return None if row is None else self._compute.show(load(row, openshell_pb2.Sandbox))
 
     async def _replay(
