@@ -116,3 +116,28 @@ async def test_many_commands_at_once(world):
     box = await world.create()
     runs = [world.gateway.run(box, "sh", "-c", f"echo {n}") for n in range(40)]
     assert [int(ran.stdout) for ran in await asyncio.gather(*runs)] == list(range(40))
+
+
+async def test_a_request_that_comes_twice_at_once_starts_one_program(world):
+    box = await world.create()
+    same = target("sh", "-c", "echo run >> /sandbox/runs; sleep 0.5; echo done")
+    relays = [await world.gateway.relay(box, exec=same) for _ in range(2)]
+    first = asyncio.gather(*(relay.collect() for relay in relays), return_exceptions=True)
+    async with asyncio.timeout(10):
+        await first
+    assert (await world.gateway.run(box, "cat", "/sandbox/runs")).stdout == b"run\n"
+
+
+async def test_arguments_beyond_every_bound_are_an_answer_and_hurt_nobody(world):
+    box = await world.create("sleep", "100")
+    run = world.gateway.run
+    for size, code in ((100_000, 0), (140_000, 126), (3_000_000, 126)):
+        ran = await run(box, "true", "x" * size)
+        assert ran.code == code, (size, ran.exit)
+    huge = await run(box, "true", *("x" * 100_000 for _ in range(35)))
+    assert huge.exit.error_code == "ARGUMENTS_TOO_LARGE"
+    named = await run(box, "true", environment={"A=B": "c"})
+    assert named.exit.error_code == "INVALID_ARGUMENT"
+    for cwd in ("/sandbox/\0", "/" + "d/" * 4000):
+        assert (await run(box, "true", workdir=cwd)).code == 126
+    assert (await run(box, "echo", "alive")).stdout == b"alive\n"
