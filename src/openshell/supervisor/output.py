@@ -14,6 +14,10 @@ __all__ = ["STDERR", "STDOUT", "Exit", "OutputLog", "OutputReader"]
 STDOUT = 1
 STDERR = 2
 
+# What a chunk costs beside its bytes: objects and a place in the list. A program that writes single
+# bytes must not make the bound mean a hundred times as much memory.
+_CHUNK_COST = 128
+
 
 @dataclass(frozen=True, slots=True)
 class Exit:
@@ -32,11 +36,16 @@ class _Chunk:
     stream: int
     data: bytes
 
+    @property
+    def cost(self) -> int:
+        return len(self.data) + _CHUNK_COST
+
 
 class OutputLog:
     """Chunks in the order of their reading."""
 
     def __init__(self, limit: int, *, drops: bool) -> None:
+        # Of memory: bytes of output and what their chunks cost.
         self._limit = limit
         # False: whoever appends waits for room first, and nothing is ever dropped.
         self._drops = drops
@@ -59,12 +68,13 @@ class OutputLog:
 
     def append(self, stream: int, data: bytes) -> None:
         """Add output; where it is dropped, the oldest gives way when the bound is passed."""
-        self._chunks.append(_Chunk(stream, data))
-        self._size += len(data)
+        chunk = _Chunk(stream, data)
+        self._chunks.append(chunk)
+        self._size += chunk.cost
         while self._drops and self._size > self._limit and len(self._chunks) > 1:
             oldest = self._chunks.popleft()
             self._first += 1
-            self._size -= len(oldest.data)
+            self._size -= oldest.cost
             self._dropped_bytes += len(oldest.data)
         self._wake()
 
@@ -76,7 +86,7 @@ class OutputLog:
     def release(self, position: int) -> None:
         """Chunks before this position were delivered and are not needed any more."""
         while self._chunks and self._first < position:
-            self._size -= len(self._chunks.popleft().data)
+            self._size -= self._chunks.popleft().cost
             self._first += 1
         self._wake()
 

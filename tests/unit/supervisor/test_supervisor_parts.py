@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import struct
+import tracemalloc
 from dataclasses import dataclass
 
 import pytest
@@ -22,7 +23,7 @@ from openshell.policy.model import (
 from openshell.supervisor.backoff import Backoff
 from openshell.supervisor.bearer import Token, TokenError, read_token, renewal_delay
 from openshell.supervisor.isolation.model import LandlockMode, Layer, LayerStatus
-from openshell.supervisor.output import STDERR, STDOUT, Exit, OutputLog
+from openshell.supervisor.output import _CHUNK_COST, STDERR, STDOUT, Exit, OutputLog
 from openshell.supervisor.packets import Packet, read_packet
 from openshell.supervisor.phases import Phases, phase_of
 from openshell.supervisor.picture import picture_of
@@ -44,7 +45,7 @@ async def read_all(reader):
 
 
 async def test_output_is_read_in_order_and_the_exit_comes_last():
-    log = OutputLog(100, drops=True)
+    log = OutputLog(1000, drops=True)
     reader = log.reader()
     log.append(STDOUT, b"a")
     log.append(STDERR, b"b")
@@ -54,7 +55,7 @@ async def test_output_is_read_in_order_and_the_exit_comes_last():
 
 
 async def test_the_oldest_output_gives_way_and_is_counted():
-    log = OutputLog(10, drops=True)
+    log = OutputLog(10 + 2 * _CHUNK_COST, drops=True)
     early = log.reader()
     for n in range(6):
         log.append(STDOUT, b"%d---" % n)
@@ -83,7 +84,20 @@ async def test_a_producer_waits_for_its_reader():
     assert log.dropped_bytes == 0
 
 
-@given(st.lists(st.binary(min_size=1, max_size=9)), st.integers(1, 20))
+async def test_single_bytes_are_not_cheaper_than_they_are():
+    log = OutputLog(1 << 20, drops=True)
+    tracemalloc.start()
+    try:
+        for n in range(100_000):
+            log.append(STDOUT if n % 2 else STDERR, b"%c" % (n % 256))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2 << 20
+    assert log.dropped_bytes > 90_000
+
+
+@given(st.lists(st.binary(min_size=1, max_size=9)), st.integers(1, 2000))
 def test_what_is_kept_is_a_tail_within_the_bound(chunks, limit):
     async def run():
         log = OutputLog(limit, drops=True)
@@ -94,7 +108,7 @@ def test_what_is_kept_is_a_tail_within_the_bound(chunks, limit):
         kept = b"".join(data for _, data in items)
         assert b"".join(chunks).endswith(kept)
         assert len(kept) + log.dropped_bytes == sum(map(len, chunks))
-        assert len(kept) <= limit or len(items) == 1
+        assert len(kept) + _CHUNK_COST * len(items) <= limit or len(items) == 1
 
     asyncio.run(run())
 
