@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,6 +23,8 @@ from support.private_gateway import PYTHON, PrivateGateway, ready_sandbox, sandb
 
 _REQUESTS = 5000
 _ROUNDS = 5
+_CLIENTS = 8
+_SANDBOXES = 10
 _BULK_BYTES = 512 * 1024 * 1024
 _ALIAS = "host.openshell.internal"
 
@@ -60,6 +63,28 @@ times = []
 for _ in range(count):
     a = time.perf_counter_ns(); exchange(); times.append((time.perf_counter_ns() - a) / 1000)
 print(json.dumps(times))
+"""
+
+# Keep-alive requests on several connections at once, so that the proxy never waits; prints the count.
+_BUSY = """
+import select, socket, sys
+host, port, target, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+authority, clients = sys.argv[5], int(sys.argv[6])
+request = f"GET {target} HTTP/1.1\\r\\nHost: {authority}\\r\\nAccept: */*\\r\\nUser-Agent: bench\\r\\n\\r\\n".encode()
+poll = select.epoll(); sockets = {}; got = {}
+for _ in range(clients):
+    s = socket.create_connection((host, port)); s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sockets[s.fileno()] = s; got[s.fileno()] = b""; poll.register(s, select.EPOLLIN); s.sendall(request)
+done = 0
+while done < count:
+    for fd, _ in poll.poll():
+        data = got[fd] + sockets[fd].recv(65536)
+        head, end, body = data.partition(b"\\r\\n\\r\\n")
+        assert head.startswith(b"HTTP/1.1 200") or not end, head
+        got[fd] = data
+        if end and len(body) == 512:
+            got[fd] = b""; done += 1; sockets[fd].sendall(request)
+print(done)
 """
 
 # One download through a CONNECT tunnel, with TLS or without; prints the seconds.
@@ -108,7 +133,7 @@ def rows() -> Iterator[Row]:
                 pid = _supervisor(gateway, ref.id)
                 yield from _small(client, ref.id, pid, ports)
                 yield from _bulk(client, ref.id, pid, ports)
-                yield _memory_after_tls(pid)
+                yield _memory_after_tls(gateway, client, ports)
         finally:
             for process in upstreams:
                 process.terminate()
@@ -189,9 +214,28 @@ def _small(client: SandboxClient, sandbox: str, pid: int, ports: _Ports) -> Iter
         cpu.append((_cpu_seconds(pid) - before) / (_REQUESTS + 200) * 1e6)
         added.append((proxied - base) / 1000)
     yield Row("added latency per proxied request, plain HTTP L7, keep-alive", 0.3, "ms", added)
-    yield Row("CPU per proxied request, keep-alive, plain HTTP L7", 100, "us", cpu)
+    yield Row(
+        "CPU per proxied request, keep-alive, plain HTTP L7, one client that waits",
+        100,
+        "us",
+        cpu,
+        note="the process sleeps and wakes twice for each",
+    )
+    yield _busy(client, sandbox, pid, inside[3:])
     # tinyproxy closes after each request, so only new connections compare.
     yield from _new_connections(client, sandbox, ports)
+
+
+def _busy(client: SandboxClient, sandbox: str, pid: int, arguments: tuple[str, ...]) -> Row:
+    """What bounds the requests per second and core: the proxy has always something to do."""
+    samples = []
+    for _ in range(_ROUNDS):
+        before = _cpu_seconds(pid)
+        command = (PYTHON, "-c", _BUSY, *arguments, str(_CLIENTS))
+        done = int(_inside(client, sandbox, command))
+        samples.append((_cpu_seconds(pid) - before) / done * 1e6)
+    what = f"CPU per proxied request, keep-alive, plain HTTP L7, {_CLIENTS} clients at once"
+    return Row(what, 100, "us", samples)
 
 
 _FRESH = """
@@ -240,14 +284,41 @@ def _bulk(client: SandboxClient, sandbox: str, pid: int, ports: _Ports) -> Itera
         yield Row(what, budget, "s", samples)
 
 
-def _memory_after_tls(pid: int) -> Row:
+_TLS_ONCE = """
+import socket, ssl, sys
+authority = f"host.openshell.internal:{sys.argv[1]}"
+s = socket.create_connection(("10.200.0.1", 3128))
+s.sendall(f"CONNECT {authority} HTTP/1.1\\r\\nHost: {authority}\\r\\n\\r\\n".encode())
+answer = s.recv(65536); assert answer.startswith(b"HTTP/1.1 200"), answer
+s = ssl.create_default_context().wrap_socket(s, server_hostname="host.openshell.internal")
+s.sendall(f"GET /small HTTP/1.1\\r\\nHost: {authority}\\r\\nConnection: close\\r\\n\\r\\n".encode())
+data = b""
+while (more := s.recv(65536)): data += more
+assert data.startswith(b"HTTP/1.1 200"), data
+"""
+
+
+def _memory_after_tls(gateway: PrivateGateway, client: SandboxClient, ports: _Ports) -> Row:
+    """Several sandboxes, as in the row of idle ones: what they share is divided among them."""
+    samples = []
+    with contextlib.ExitStack() as stack:
+        spec = sandbox_spec(network=_policy(ports))
+        refs = [stack.enter_context(ready_sandbox(client, spec)) for _ in range(_SANDBOXES)]
+        for ref in refs:
+            _inside(client, ref.id, (PYTHON, "-c", _TLS_ONCE, str(ports.https)))
+        time.sleep(1)
+        samples = [_pss_mb(_supervisor(gateway, ref.id)) for ref in refs]
+    return Row("memory per sandbox after its first TLS request", 15, "MB", samples)
+
+
+def _pss_mb(pid: int) -> float:
     total = 0
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     for each in [str(pid), *children[:1]]:
         for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 total += int(line.split()[1])
-    return Row("memory per sandbox after TLS (PSS, supervisor and init)", 15, "MB", [total / 1024])
+    return total / 1024
 
 
 def _supervisor(gateway: PrivateGateway, sandbox_id: str) -> int:

@@ -209,3 +209,19 @@ async def test_a_request_without_host_gets_no_value():
             assert (await (await proxy.tunnel(A, up.port)).request(without))[0] == 200
             assert problem(await (await proxy.tunnel(A, up.port)).say(old))[0] == 500
     assert len(up.requests) == 1
+
+
+async def test_requests_that_repeat_their_fields_are_each_looked_at():
+    async with Upstream(tls_name=A) as up:
+        policy = rest_policy(rest(A, up.port))
+        async with Proxy(policy, bindings=bound(A, up.port), **CREDENTIALS) as proxy:
+            client = await proxy.tls(A, up.port)
+            for field in (f"X-Api-Key: {PLACEHOLDER}", "X-Api-Key: mine"):
+                for _ in range(3):
+                    assert await client.request(request(up.port, field)) == (200, b"ok")
+            hidden = request(up.port, "X-Api-Key: mine", path=f"/{PLACEHOLDER}")
+            status, _ = await client.request(hidden)
+            assert status != 200
+    sent = [each.header(b"x-api-key") for each in up.requests]
+    assert sent == [SECRET.encode()] * 3 + [b"mine"] * 3
+    nothing_leaked(proxy)
