@@ -18,6 +18,7 @@ import pytest
 
 from openshell._proto import openshell_pb2
 from openshell.sdk.client import SandboxClient
+from openshell.sdk.refs import SandboxRef
 from support.private_gateway import (
     FILESYSTEM,
     OPENSHELL,
@@ -49,7 +50,13 @@ def state_of(gateway: PrivateGateway) -> tuple[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def nothing(gateway: PrivateGateway) -> Iterator[tuple[str, list[str]]]:
+def sandbox(client: SandboxClient) -> Iterator[SandboxRef]:
+    with ready_sandbox(client) as ref:
+        yield ref
+
+
+@pytest.fixture(scope="module")
+def nothing(gateway: PrivateGateway, sandbox: SandboxRef) -> Iterator[tuple[str, list[str]]]:
     """The state before the tables; looked at again when they are through."""
     before = state_of(gateway)
     yield before
@@ -154,20 +161,19 @@ def test_a_policy_that_cannot_be_read(
 
 
 def test_a_wrong_policy_for_a_running_sandbox_changes_nothing(
-    gateway: PrivateGateway, client: SandboxClient, tmp_path: Path
+    gateway: PrivateGateway, sandbox: SandboxRef, tmp_path: Path
 ) -> None:
     path = tmp_path / "p.yaml"
-    with ready_sandbox(client) as sandbox:
-        before = gateway.cli("policy", "get", sandbox.name, "--full").stdout
-        for content, words in (
-            ("frob: 1\n", "unknown key"),
-            (FILESYSTEM.replace("/tmp", "/opt"), "filesystem"),
-        ):
-            path.write_text(content)
-            ran = gateway.cli("policy", "set", sandbox.name, "--policy", str(path))
-            assert (ran.returncode, ran.stdout) == (1, "")
-            one_sentence(ran.stderr, words)
-        assert gateway.cli("policy", "get", sandbox.name, "--full").stdout == before
+    before = gateway.cli("policy", "get", sandbox.name, "--full").stdout
+    for content, words in (
+        ("frob: 1\n", "unknown key"),
+        (FILESYSTEM.replace("/tmp", "/opt"), "filesystem"),
+    ):
+        path.write_text(content)
+        ran = gateway.cli("policy", "set", sandbox.name, "--policy", str(path))
+        assert (ran.returncode, ran.stdout) == (1, "")
+        one_sentence(ran.stderr, words)
+    assert gateway.cli("policy", "get", sandbox.name, "--full").stdout == before
 
 
 # -- what the values of options can get wrong
@@ -268,30 +274,28 @@ COMMANDS = {
 
 @pytest.mark.parametrize(("program", "code", "words"), COMMANDS.values(), ids=COMMANDS)
 def test_a_command_that_cannot_be_run(
-    gateway: PrivateGateway, client: SandboxClient, program: str, code: int, words: str
+    gateway: PrivateGateway, sandbox: SandboxRef, program: str, code: int, words: str
 ) -> None:
     before = state_of(gateway)
     ran = gateway.cli("sandbox", "create", "--no-keep", "--", program)
     assert ran.returncode == code, ran.stderr
     one_sentence(ran.stderr, words)
     wait_until(lambda: state_of(gateway) == before)
-    with ready_sandbox(client) as sandbox:
-        ran = gateway.cli("sandbox", "exec", "--name", sandbox.name, "--", program)
-        assert (ran.returncode, ran.stdout) == (code, "")
-        assert words in ran.stderr
-        assert "Traceback" not in ran.stderr
+    ran = gateway.cli("sandbox", "exec", "--name", sandbox.name, "--", program)
+    assert (ran.returncode, ran.stdout) == (code, "")
+    assert words in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_a_working_directory_that_is_not_there(
-    gateway: PrivateGateway, client: SandboxClient
+    gateway: PrivateGateway, sandbox: SandboxRef
 ) -> None:
-    with ready_sandbox(client) as sandbox:
-        ran = gateway.cli(
-            "sandbox", "exec", "--name", sandbox.name, "--workdir", "/no/such", "--", "true"
-        )
-        assert ran.returncode in {1, 126, 127}, ran.returncode
-        assert "/no/such" in ran.stderr
-        assert "Traceback" not in ran.stderr
+    ran = gateway.cli(
+        "sandbox", "exec", "--name", sandbox.name, "--workdir", "/no/such", "--", "true"
+    )
+    assert ran.returncode in {1, 126, 127}, ran.returncode
+    assert "/no/such" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 # -- a gateway that is not there
@@ -334,23 +338,22 @@ def test_a_state_directory_that_cannot_be_written(tmp_path: Path, base: str) -> 
 
 
 def test_a_second_gateway_on_the_same_state_is_refused(
-    gateway: PrivateGateway, client: SandboxClient
+    gateway: PrivateGateway, client: SandboxClient, sandbox: SandboxRef
 ) -> None:
-    with ready_sandbox(client) as sandbox:
-        before = gateway.embedded.record()
-        ran = subprocess.run(
-            [sys.executable, "-m", "openshell.gateway", "--embedded"],
-            env=gateway.environ,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        assert ran.returncode == 1
-        assert len(ran.stderr.strip().splitlines()) == 1, ran.stderr
-        assert "in use" in ran.stderr or "another" in ran.stderr, ran.stderr
-        assert gateway.embedded.record() == before, "the first one's record stays"
-        assert client.exec(sandbox.id, ["echo", "works"]).stdout == "works\n"
+    before = gateway.embedded.record()
+    ran = subprocess.run(
+        [sys.executable, "-m", "openshell.gateway", "--embedded"],
+        env=gateway.environ,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert len(ran.stderr.strip().splitlines()) == 1, ran.stderr
+    assert "in use" in ran.stderr or "another" in ran.stderr, ran.stderr
+    assert gateway.embedded.record() == before, "the first one's record stays"
+    assert client.exec(sandbox.id, ["echo", "works"]).stdout == "works\n"
 
 
 # -- a gateway or a sandbox that dies in the middle

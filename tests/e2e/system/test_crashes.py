@@ -221,7 +221,7 @@ def test_gateway_and_zygote_killed_together(gateway: PrivateGateway, alive: Sand
         kill_gateway(gateway)
         gateway.embedded.start()
         with gateway.client() as again:
-            again.wait_ready("both", workspace="default", timeout_seconds=ADOPTION_SECONDS)
+            again.wait_ready("both", workspace="default", timeout_seconds=20)
             assert again.exec(ref.id, ["echo", "works"]).stdout == "works\n"
 
 
