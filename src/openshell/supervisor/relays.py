@@ -110,8 +110,7 @@ class Relays:
             execution = await self._execs.open(target)
         except (ExecRefused, SandboxGone) as error:
             text = str(error) or "the sandbox has ended"
-            await stream.send_exit(Exit(-1, error_code="EXEC_REFUSED", error_message=text), 0)
-            await stream.finish()
+            await stream.refuse(Exit(-1, error_code="EXEC_REFUSED", error_message=text))
             return
         done = False
         try:
@@ -131,8 +130,7 @@ class Relays:
     async def _attach(self, target: openshell_ext_pb2.AttachTarget, stream: "_Stream") -> None:
         if not self._has_main:
             missing = "this sandbox has no main process; run commands with exec"
-            await stream.send_exit(Exit(-1, error_code="NO_MAIN_PROCESS", error_message=missing), 0)
-            await stream.finish()
+            await stream.refuse(Exit(-1, error_code="NO_MAIN_PROCESS", error_message=missing))
             return
         execution, attachment = await self._main.attach(target)
         try:
@@ -268,6 +266,15 @@ class _Stream:
         )
         await self.send(openshell_ext_pb2.ProcessFrame(exit=record))
         self.exit_sent = True
+
+    async def refuse(self, exit_: Exit) -> None:
+        """Answer with an exit alone and wait for it to be taken: ending the call would drop it."""
+        await self.send_exit(exit_, 0)
+        await self.finish()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                while await self._call.read() is not END:
+                    pass
 
     async def finish(self) -> None:
         async with self._sending:
