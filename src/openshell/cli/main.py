@@ -26,7 +26,10 @@ _ENTRIES = {
     "logs": Entry(
         "openshell.cli.logs:logs", "Show what a sandbox did and what was refused.", _SANDBOX
     ),
-    "policy": Entry("openshell.cli.policy:policy", "Read and replace a sandbox's policy.", _POLICY),
+    "policy": Entry("openshell.cli.policy:policy", "Read, change and try policies.", _POLICY),
+    "settings": Entry(
+        "openshell.cli.settings:settings", "Read and change settings beside the policy.", _POLICY
+    ),
     "provider": Entry(
         "openshell.cli.provider:provider", "Keep credentials for sandboxes.", _POLICY
     ),

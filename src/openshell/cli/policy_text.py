@@ -25,6 +25,8 @@ __all__ = [
     "usable_policy",
 ]
 
+_METADATA_STARTS = ("Scope: ", "Version: ")
+
 
 def parse_policy_file(path: str) -> SandboxPolicy:
     """Reads a policy file without judging what it says.
@@ -38,9 +40,17 @@ def parse_policy_file(path: str) -> SandboxPolicy:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise CliError(f"failed to read sandbox policy from {path}: {reason}") from error
     try:
-        return parse_policy(text, source=path)
+        return parse_policy(_without_metadata(text), source=path)
     except PolicyParseError as error:
         raise CliError(str(error)) from error
+
+
+def _without_metadata(text: str) -> str:
+    """Blanks the lines that `policy get --full` prints above the policy; line numbers stay."""
+    if not text.startswith(_METADATA_STARTS):
+        return text
+    above, separator, policy = text.partition("\n---\n")
+    return "\n" * (above.count("\n") + 2) + policy if separator else text
 
 
 def read_policy(path: str) -> sandbox_pb2.SandboxPolicy:
