@@ -198,8 +198,13 @@ class Zygote:
             return
         if pid == 0:
             self._become_supervisor(sandbox_id)
-        # Before anything could reap it: the pidfd is this very child.
-        pidfd = os.pidfd_open(pid)
+        try:
+            # Before anything could reap it: the pidfd is this very child.
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            os.kill(pid, signal.SIGKILL)
+            self._reply(connection, protocol.Failed(f"cannot watch it: {error.strerror}"))
+            return
         ticks = start_ticks(pid)
         child = _Child(sandbox_id, pid, -1 if ticks is None else ticks)
         self._children[pid] = child

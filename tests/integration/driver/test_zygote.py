@@ -233,3 +233,54 @@ async def test_a_first_process_whose_supervisor_died_is_reaped(bench):
     async with asyncio.timeout(5):
         while os.path.exists(f"/proc/{child}"):
             await asyncio.sleep(0.01)
+
+
+HOSTILE = {
+    "not utf-8": b'{"type":"launch","sandbox_id":"\xff\xfe"}',
+    "nested": b"[" * 100_000,
+    "oversized": b'{"type":"launch","sandbox_id":"' + b"a" * 150_000 + b'"}',
+    "another type": b'{"type":"launch","sandbox_id":7}',
+    "more": b'{"type":"ping","sandbox_id":"x"}',
+    "an id that leaves": b'{"type":"launch","sandbox_id":"../../etc"}',
+    "an id with a zero": b'{"type":"launch","sandbox_id":"a\\u0000b"}',
+    "a reply": b'{"type":"launched","pid":1,"start_ticks":1}',
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+async def test_a_hostile_request_is_an_answer(bench, data):
+    before = await bench.zygote_pid()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        raw.connect(bench.paths.zygote_socket)
+        raw.settimeout(5)
+        # With descriptors, which nobody asked for.
+        socket.send_fds(raw, [data], [0, 1, 2])
+        reply = await asyncio.to_thread(raw.recv, 65536)
+        assert isinstance(protocol.decode_reply(reply), protocol.Failed), reply
+    assert await bench.zygote_pid() == before
+    assert await bench.client.running() == ()
+    links = [os.readlink(f"/proc/{before}/fd/{fd}") for fd in os.listdir(f"/proc/{before}/fd")]
+    assert len(links) < 12, links
+
+
+async def test_many_connections_shut_nobody_out_who_is_in(bench):
+    before = await bench.zygote_pid()
+    held = []
+    try:
+        for _ in range(60):
+            raw = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            held.append(raw)
+            raw.settimeout(0.2)
+            try:
+                raw.connect(bench.paths.zygote_socket)
+                raw.send(b'{"type":"list"}')
+            except OSError:
+                continue
+        assert await bench.zygote_pid() == before
+    finally:
+        for raw in held:
+            raw.close()
+    bench.sandbox("lives")
+    pid, _, _ = await bench.launch("lives")
+    assert [r.pid for r in await bench.client.running()] == [pid]

@@ -9,7 +9,7 @@ Shared by the client here and the zygote in `openshell.supervisor`.
 
 import hashlib
 import os
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -90,6 +90,8 @@ class Exited(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="exite
     code: int
 
 
+_T = TypeVar("_T")
+
 Request: TypeAlias = Ping | Launch | ListSupervisors | Shutdown
 Reply: TypeAlias = Pong | Launched | Supervisors | Failed | Exited
 
@@ -103,12 +105,20 @@ def encode(message: Request | Reply) -> bytes:
 
 def decode_request(data: bytes) -> Request:
     """Raises msgspec.DecodeError."""
-    return _requests.decode(data)
+    return _decode(_requests, data)
 
 
 def decode_reply(data: bytes) -> Reply:
     """Raises msgspec.DecodeError."""
-    return _replies.decode(data)
+    return _decode(_replies, data)
+
+
+def _decode(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
+    try:
+        return decoder.decode(data)
+    except UnicodeDecodeError as error:
+        # Of text that is no UTF-8, which the library lets through as it is.
+        raise msgspec.DecodeError(str(error)) from None
 
 
 def build_fingerprint(executable: str) -> str:
