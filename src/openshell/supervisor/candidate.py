@@ -37,6 +37,14 @@ class Candidate:
     config: sandbox_pb2.GetSandboxConfigResponse
     environment: openshell_pb2.GetSandboxProviderEnvironmentResponse | None
 
+    @property
+    def is_of_one_moment(self) -> bool:
+        """Whether the configuration was answered for these very credentials."""
+        return self.environment is None or self.config.provider_env_revision in (
+            0,  # not said
+            self.environment.provider_env_revision,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

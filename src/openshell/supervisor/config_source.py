@@ -2,13 +2,14 @@
 
 Policy and credentials are fetched together and put in force together, so that no request sees one
 without the other. Pushes wake it; so does a timer, for pushes that got lost. What came of each
-revision is reported. What a candidate means is `candidate.py`'s part.
+revision of the sandbox's own policy is reported; a policy for all sandboxes is loaded like any other
+and acknowledged by none. What a candidate means is `candidate.py`'s part.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -23,6 +24,7 @@ from openshell.supervisor.candidate import Candidate, Outcome, build_generation
 from openshell.supervisor.gateway_client import GatewayClient, sentence_of
 from openshell.supervisor.logs import Logs
 from openshell.supervisor.reporter import PolicyReporter
+from openshell.supervisor.settings import settings_events, settings_of
 
 __all__ = ["ConfigSource"]
 
@@ -30,15 +32,19 @@ POLL_SECONDS = 30.0
 _CALL_SECONDS = 10.0
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 8.0
+# Tries to get both halves of one moment: each takes a millisecond, and changes come one by one.
+_MAX_HALVES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """What tells one answer of the gateway from the next."""
+    """What tells one generation from the next. Settings make none."""
 
-    config_revision: int
     policy_hash: str
     version: int
+    policy_source: int
+    global_policy_version: int
+    failure_mode: str
     provider_env_revision: int
     has_environment: bool
 
@@ -65,6 +71,7 @@ class ConfigSource:
         self._wanted.set()
         self._loaded = asyncio.Event()
         self._key: _Key | None = None
+        self._settings: Mapping[str, str] | None = None
         self._last_good: SandboxPolicy | None = None
         self._last_problem = ""
 
@@ -100,7 +107,20 @@ class ConfigSource:
                 self._wanted.set()
 
     async def _fetch(self) -> Candidate | None:
-        """Both halves at once; None when there is no configuration to be had."""
+        """Both halves of one moment; None when there is no configuration to be had."""
+        candidate = await self._fetch_halves()
+        for _ in range(_MAX_HALVES - 1):
+            if candidate is None or candidate.is_of_one_moment:
+                return candidate
+            candidate = await self._fetch_halves()
+        if candidate is None or candidate.is_of_one_moment:
+            return candidate
+        # A credential must not meet a policy that it was not bound by.
+        self._say("policy and credentials kept changing while they were fetched")
+        return Candidate(candidate.config, None)
+
+    async def _fetch_halves(self) -> Candidate | None:
+        """Both at once, each of the moment when it was answered."""
         stub, metadata = self._client.stub, self._client.metadata()
         config_call = stub.GetSandboxConfig(
             sandbox_pb2.GetSandboxConfigRequest(sandbox_id=self._sandbox_id),
@@ -136,7 +156,9 @@ class ConfigSource:
         reason = (
             sentence_of(error) if isinstance(error, grpc.aio.AioRpcError) else type(error).__name__
         )
-        text = f"{what}: {reason}"
+        self._say(f"{what}: {reason}")
+
+    def _say(self, text: str) -> None:
         if text != self._last_problem:
             # Once per reason; the retries are silent.
             self._logs.log("warn", "config", text)
@@ -145,10 +167,17 @@ class ConfigSource:
     def _take(self, candidate: Candidate) -> bool:
         """Put a candidate in force; False when the fetch should be tried again soon."""
         config, environment = candidate.config, candidate.environment
+        settings = settings_of(config)
+        if self._settings is not None:
+            for event in settings_events(self._settings, settings, self._clock_ms()):
+                self._logs.emit(event)
+        self._settings = settings
         key = _Key(
-            config.config_revision,
             config.policy_hash,
             config.version,
+            config.policy_source,
+            config.global_policy_version,
+            config.policy_validation_failure_mode,
             environment.provider_env_revision if environment is not None else 0,
             environment is not None,
         )
@@ -165,13 +194,16 @@ class ConfigSource:
     def _announce(self, config: sandbox_pb2.GetSandboxConfigResponse, outcome: Outcome) -> None:
         now = self._clock_ms()
         number = outcome.generation.number
+        is_global = config.policy_source == sandbox_pb2.POLICY_SOURCE_GLOBAL
+        version = config.global_policy_version if is_global else config.version
+        named = f"{'global policy' if is_global else 'policy'} version {version}"
         if outcome.policy_error:
             kept = "the last valid policy stays" if outcome.policy else "everything is denied"
             self._logs.emit(
                 ocsf.ConfigEvent(
                     time_ms=now,
                     state="failed",
-                    message=f"policy version {config.version} was not loaded; {kept}",
+                    message=f"{named} was not loaded; {kept}",
                     severity=ocsf.Severity.HIGH,
                     status=ocsf.Status.FAILURE,
                     detail=outcome.policy_error,
@@ -180,7 +212,7 @@ class ConfigSource:
             self._logs.emit(
                 ocsf.FindingEvent(
                     time_ms=now,
-                    uid=f"policy-validation-failed-{config.version}",
+                    uid=f"policy-validation-failed-{version}",
                     title="Policy validation failed",
                     description=outcome.policy_error,
                     severity=ocsf.Severity.HIGH,
@@ -191,7 +223,7 @@ class ConfigSource:
                 ocsf.ConfigEvent(
                     time_ms=now,
                     state="loaded",
-                    message=f"policy version {config.version} loaded as generation {number}",
+                    message=f"{named} loaded as generation {number}",
                     status=ocsf.Status.SUCCESS,
                 )
             )
@@ -206,5 +238,5 @@ class ConfigSource:
                     detail=outcome.credential_error,
                 )
             )
-        if config.policy_source != sandbox_pb2.POLICY_SOURCE_GLOBAL and config.version > 0:
+        if not is_global and config.version > 0:
             self._reporter.policy(config.version, outcome.policy_error)

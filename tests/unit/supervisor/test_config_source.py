@@ -1,0 +1,215 @@
+"""A configuration from the gateway is put in force, acknowledged and told about, or not."""
+
+import asyncio
+
+import pytest
+
+from openshell import ocsf
+from openshell._proto import openshell_pb2, sandbox_pb2
+from openshell.egress.credentials import CredentialSet
+from openshell.egress.generation import Generation, GenerationHolder
+from openshell.policy.compile import quarantine
+from openshell.policy.decide import ConnectionAllowed, ConnectionRequest
+from openshell.supervisor.config_source import ConfigSource
+from openshell.supervisor.settings import settings_events
+
+SANDBOX, GLOBAL = sandbox_pb2.POLICY_SOURCE_SANDBOX, sandbox_pb2.POLICY_SOURCE_GLOBAL
+
+
+class Gateway:
+    """Answers the two calls; both halves of one moment unless a test says otherwise."""
+
+    def __init__(self):
+        self.stub = self
+        self.config = config("own.example.com")
+        self.environment = openshell_pb2.GetSandboxProviderEnvironmentResponse()
+        self.fetches = 0
+        self.late_halves = 0
+
+    def metadata(self):
+        return ()
+
+    def GetSandboxConfig(self, _request, **_):
+        return self._answer(self.config)
+
+    def GetSandboxProviderEnvironment(self, _request, **_):
+        self.fetches += 1
+        answer = openshell_pb2.GetSandboxProviderEnvironmentResponse()
+        answer.CopyFrom(self.environment)
+        answer.provider_env_revision = self.config.provider_env_revision
+        if self.late_halves:
+            self.late_halves -= 1
+            answer.provider_env_revision += 1
+        return self._answer(answer)
+
+    async def _answer(self, message):
+        return message
+
+
+class Recorder:
+    """In the place of logs and reports."""
+
+    def __init__(self):
+        self.events = []
+        self.lines = []
+        self.reported = []
+
+    def emit(self, event):
+        self.events.append(event)
+
+    def log(self, level, _target, message):
+        self.lines.append((level, message))
+
+    def policy(self, version, error):
+        self.reported.append((version, error))
+
+    def said(self):
+        said = [event.message for event in self.events if isinstance(event, ocsf.ConfigEvent)]
+        self.events.clear()
+        return said
+
+
+def config(host, *, source=SANDBOX, version=1, global_version=0, env=7, **settings):
+    made = sandbox_pb2.GetSandboxConfigResponse(
+        version=version,
+        policy_source=source,
+        global_policy_version=global_version,
+        policy_hash=f"hash of {host}",
+        provider_env_revision=env,
+    )
+    made.policy.version = 1
+    rule = made.policy.network_policies["r"]
+    rule.endpoints.add(host=host, port=443)
+    rule.binaries.add(path="/usr/bin/curl")
+    for key, value in settings.items():
+        made.settings[key].value.bool_value = value
+    return made
+
+
+@pytest.fixture
+async def world():
+    gateway, recorder = Gateway(), Recorder()
+    holder = GenerationHolder(Generation(0, quarantine("none yet", 0), CredentialSet()))
+    source = ConfigSource(gateway, "box", holder, recorder, recorder, clock_ms=lambda: 1)
+    running = asyncio.ensure_future(source.run())
+
+    async def take(message=None):
+        """Lets a configuration arrive; what is in force then."""
+        if message is not None:
+            gateway.config = message
+        source.wake("")
+        before = gateway.fetches
+        async with asyncio.timeout(5):
+            while gateway.fetches == before or gateway.late_halves:
+                await asyncio.sleep(0)
+            for _ in range(10):
+                await asyncio.sleep(0)
+        return holder.current
+
+    yield gateway, recorder, take
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+def allows(generation, host):
+    request = ConnectionRequest(host=host, port=443, binary="/usr/bin/curl")
+    return isinstance(generation.policy.connect(request), ConnectionAllowed)
+
+
+async def test_a_sandboxs_own_policy_is_acknowledged(world):
+    _gateway, recorder, take = world
+    first = await take()
+    assert allows(first, "own.example.com")
+    assert recorder.reported == [(1, "")]
+    assert recorder.said() == ["policy version 1 loaded as generation 1"]
+    assert await take() is first, "the same answer makes no generation"
+    # The same policy under a newer version is acknowledged too.
+    await take(config("own.example.com", version=2))
+    assert recorder.reported == [(1, ""), (2, "")]
+
+
+async def test_a_policy_for_all_is_loaded_and_never_acknowledged(world):
+    _gateway, recorder, take = world
+    await take()
+    recorder.reported.clear()
+    recorder.said()
+    everywhere = await take(config("all.example.com", source=GLOBAL, global_version=4))
+    assert allows(everywhere, "all.example.com")
+    assert not allows(everywhere, "own.example.com")
+    assert recorder.said() == ["global policy version 4 loaded as generation 2"]
+    broken = config("all.example.com", source=GLOBAL, global_version=5)
+    broken.policy.network_policies["r"].endpoints[0].protocol = "nonsense"
+    broken.policy_hash = "broken"
+    denied = await take(broken)
+    assert not allows(denied, "all.example.com")
+    assert recorder.said() == ["global policy version 5 was not loaded; everything is denied"]
+    assert recorder.reported == []
+    # Deleted: the sandbox's own is back, and acknowledged again.
+    assert allows(await take(config("own.example.com")), "own.example.com")
+    assert recorder.reported == [(1, "")]
+
+
+async def test_the_same_content_from_the_other_source_is_taken_anew(world):
+    _gateway, recorder, take = world
+    own = await take()
+    everywhere = await take(config("own.example.com", source=GLOBAL, global_version=1))
+    assert everywhere.number == own.number + 1
+    assert recorder.reported == [(1, "")]
+
+
+async def test_a_setting_is_told_and_makes_no_generation(world):
+    _gateway, recorder, take = world
+    first = await take(config("own.example.com", ocsf_json_enabled=False))
+    recorder.said()
+    assert await take(config("own.example.com", ocsf_json_enabled=True)) is first
+    assert recorder.said() == ["setting ocsf_json_enabled changed from false to true"]
+    assert await take(config("own.example.com")) is first
+    assert recorder.said() == ["setting ocsf_json_enabled changed from true to <unset>"]
+    assert recorder.reported == [(1, "")]
+
+
+def test_the_events_of_settings_are_labelled_by_what_they_become():
+    before = {"a": "false", "b": "true", "c": "manual", "d": "true"}
+    after = {"a": "true", "b": "false", "c": "auto", "e": "true"}
+    events = settings_events(before, after, 5)
+    assert [(event.unmapped["key"], event.state) for event in events] == [
+        ("a", "enabled"),
+        ("b", "disabled"),
+        ("c", "updated"),
+        ("d", "updated"),
+        ("e", "enabled"),
+    ]
+    assert events[3].unmapped == {"key": "d", "old": "true", "new": "<unset>"}
+    assert not settings_events(after, after, 5)
+
+
+async def test_halves_of_two_moments_are_fetched_again(world):
+    gateway, recorder, take = world
+    await take()
+    gateway.environment.environment["KEY"] = "value"
+    binding = gateway.environment.static_credential_bindings["KEY"]
+    binding.credential_identity = "p/KEY"
+    binding.endpoints.add(host="own.example.com", port=443)
+    gateway.late_halves, before = 2, gateway.fetches
+    generation = await take(config("own.example.com", version=2, env=8))
+    assert gateway.fetches == before + 3
+    assert "KEY" in generation.credentials.child_environment()
+    assert not recorder.lines
+
+
+async def test_halves_that_never_fit_leave_no_credential_in_use(world):
+    gateway, recorder, take = world
+    gateway.environment.environment["KEY"] = "value"
+    binding = gateway.environment.static_credential_bindings["KEY"]
+    binding.credential_identity = "p/KEY"
+    binding.endpoints.add(host="own.example.com", port=443)
+    bound = await take(config("own.example.com", env=8))
+    assert "KEY" in bound.credentials.child_environment()
+    gateway.late_halves = 3
+    generation = await take(config("own.example.com", version=2, env=8))
+    assert generation.number == bound.number + 1
+    assert "KEY" not in generation.credentials.child_environment()
+    assert (
+        "warn",
+        "policy and credentials kept changing while they were fetched",
+    ) in recorder.lines
