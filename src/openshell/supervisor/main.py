@@ -30,7 +30,7 @@ from openshell.drivers.local.state import (
 )
 from openshell.supervisor.bearer import TokenError, read_token
 from openshell.supervisor.candidate import read_policy
-from openshell.supervisor.gateway_client import EndpointError
+from openshell.supervisor.gateway_client import EndpointError, method_table
 from openshell.supervisor.hardening import harden
 from openshell.supervisor.isolation.errors import IsolationError
 from openshell.supervisor.isolation.launch import Prepared, StartingSandbox, begin
@@ -61,6 +61,7 @@ def prepare() -> Callable[[StatePaths, str, str], int]:
     prepared = prepare_isolation()
     roots = TrustRoots.load()
     version()
+    method_table()
 
     def run(paths: StatePaths, sandbox_id: str, boot: str) -> int:
         return supervise(paths.sandbox(sandbox_id), boot, prepared, roots)
