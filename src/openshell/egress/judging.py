@@ -155,13 +155,12 @@ def judge(
     admission: Admission, generation: Generation, route: Route, head: RequestHead, *, now_ms: int
 ) -> Judgement:
     """Judge a request under `generation`, which must be the current one."""
-    admitted = route.admitted
-    if admitted.generation != generation.number:
-        renewed = admission.readmit(admitted, generation)
+    if route.admitted.generation != generation.number:
+        renewed = admission.readmit(route.admitted, generation)
         if not isinstance(renewed, Admitted):
             return Refused(route, renewed, _where(route, head, "/"))
-        admitted = renewed
         route = route.renewed(renewed)
+    admitted = route.admitted
     if not _names(route, head):
         return Refused(route, Fault.AUTHORITY, _where(route, head, "/"))
     decision = admitted.decision
