@@ -284,3 +284,9 @@ async def test_many_connections_shut_nobody_out_who_is_in(bench):
     bench.sandbox("lives")
     pid, _, _ = await bench.launch("lives")
     assert [r.pid for r in await bench.client.running()] == [pid]
+
+
+def test_the_code_has_one_name_however_the_interpreter_was_called():
+    direct = protocol.build_fingerprint("/usr/bin/python3")
+    assert protocol.build_fingerprint("/usr/lib/../bin/python3") == direct
+    assert protocol.build_fingerprint("/usr/bin/python4") != direct

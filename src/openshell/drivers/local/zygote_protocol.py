@@ -127,7 +127,8 @@ def build_fingerprint(executable: str) -> str:
     root = os.path.abspath(__file__)
     for _ in range(3):
         root = os.path.dirname(root)
-    digest = hashlib.sha256(os.fsencode(executable))
+    # The gateway's own may have been called by a relative path, the zygote's never is.
+    digest = hashlib.sha256(os.fsencode(os.path.abspath(executable)))
     for directory, _, names in sorted(os.walk(root)):
         for name in sorted(names):
             if name.endswith(".py"):
