@@ -7,6 +7,7 @@ belong to threads, and every later one inherits what is left.
 """
 
 import os
+import resource
 from collections.abc import Callable
 
 from openshell.supervisor.isolation import privileges, seccomp
@@ -20,6 +21,9 @@ __all__ = ["KEPT_CAPABILITIES", "harden"]
 # without: whoever made a user namespace may signal and look at what is in it.
 _CAP_DAC_READ_SEARCH = 2
 KEPT_CAPABILITIES = 1 << _CAP_DAC_READ_SEARCH
+# Four for each connection that the proxy takes at one time (client, upstream, a pipe between them),
+# and as many again for programs. The usual soft limit is 1,024; programs inside keep theirs.
+_DESCRIPTORS = 8192
 
 
 def harden(prepared: Prepared) -> tuple[Layer, ...]:
@@ -28,10 +32,19 @@ def harden(prepared: Prepared) -> tuple[Layer, ...]:
     The agent is held by layers of its own: one that is off here makes the supervisor weaker, not
     the sandbox open.
     """
+    _allow_descriptors()
     return (
         _layer("supervisor_privileges", _drop_privileges),
         _layer("supervisor_seccomp", lambda: _filter_calls(prepared)),
     )
+
+
+def _allow_descriptors() -> None:
+    """Raise our own soft limit: an agent must not be able to use our descriptors up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _drop_privileges() -> str:

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import os
 import re
+import resource
 
 import pytest
 
 from e2e.isolation.unprivileged import is_root
 from e2e.sandbox.leftovers import pids
+from openshell._proto import openshell_ext_pb2
 from openshell.drivers.launch import decode_plan
 from openshell.supervisor.hardening import KEPT_CAPABILITIES
 from support.fake_gateway import TOKEN
@@ -140,3 +142,44 @@ async def test_a_workspace_that_became_a_link_is_not_followed(world):
     world.gateway._ready.clear()
     await world.driver.start(box)
     await world.ready(box)
+
+
+CROWD = """
+import resource, socket, time
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4000), hard))
+held = []
+for _ in range(1300):
+    s = socket.socket()
+    s.setblocking(False)
+    s.connect_ex(("10.200.0.1", 3128))
+    held.append(s)
+time.sleep(0.5)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+async def test_an_agent_does_not_use_up_the_supervisors_descriptors(world):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4096:
+        pytest.skip(f"this machine allows {hard} descriptors")
+    # The next zygote begins as most machines have it.
+    await world.driver._zygote.shutdown()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        box = await world.create()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    limit = await world.gateway.run(box, "sh", "-c", "ulimit -n")
+    assert limit.stdout == b"1024\n", "programs inside keep theirs"
+    target = openshell_ext_pb2.ExecTarget(
+        exec_id="crowd", argv=["/usr/bin/python3", "-I", "-S", "-c", CROWD]
+    )
+    relay = await world.gateway.relay(box, exec=target)
+    while (frame := await relay.next()).WhichOneof("frame") != "stdout":
+        assert frame.WhichOneof("frame") == "started", frame
+    if is_root():
+        assert len(os.listdir(f"/proc/{pids(world, box)[0]}/fdinfo")) > 1024, "the probe works"
+    assert (await world.gateway.run(box, "echo", "served")).stdout == b"served\n"
+    relay.close()
