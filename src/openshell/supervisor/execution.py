@@ -9,7 +9,8 @@ import contextlib
 import signal
 
 from openshell.supervisor.output import STDERR, STDOUT, Exit, OutputLog
-from openshell.supervisor.process import ByteReader, Process, SandboxGone
+from openshell.supervisor.process import Process, SandboxGone
+from openshell.supervisor.streams import ByteReader
 from openshell.supervisor.tasks import Tasks
 
 __all__ = ["CHUNK", "Execution", "InputRefused"]

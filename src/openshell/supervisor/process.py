@@ -1,9 +1,8 @@
 """Starting and steering programs inside a sandbox, for asyncio.
 
 `ProcessHost` is the supervisor's client of process 1: one request, one answer, exits as they
-happen. A `Process` has asynchronous standard streams or a terminal; nothing is read before it is
-asked for, so a slow consumer slows the program and nobody's memory. Restriction, environment and
-sessions are other modules' affairs.
+happen. A `Process` has asynchronous standard streams (`streams`) or a terminal. Restriction,
+environment and sessions are other modules' affairs.
 """
 
 from __future__ import annotations
@@ -11,22 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import os
 import signal
 import socket
-import struct
-import termios
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from openshell.supervisor.isolation import wire
 from openshell.supervisor.isolation.launch import IsolatedSandbox
 from openshell.supervisor.isolation.processes import PROGRAM_MARK, host_pid, kill_program
+from openshell.supervisor.streams import ByteReader, ByteWriter
 
-__all__ = ["ByteReader", "ByteWriter", "ExitRecord", "Process", "ProcessHost", "SandboxGone"]
+__all__ = ["ExitRecord", "Process", "ProcessHost", "SandboxGone"]
 
-_READ_BYTES = 256 * 1024
 # Longest wait for an answer of process 1: it needs a millisecond, and a frozen one has to thaw.
 _ANSWER_TIMEOUT_S = 30.0
 # The socket to process 1 is full only when that is stopped or starts hundreds of programs at once;
@@ -46,95 +42,6 @@ class ExitRecord:
     signal: int = 0
     error_code: str = ""
     message: str = ""
-
-
-class _Stream:
-    """One end of a pipe or terminal, non-blocking, closed at most once."""
-
-    def __init__(self, descriptor: int) -> None:
-        os.set_blocking(descriptor, False)
-        self._descriptor = descriptor
-        self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[None] | None = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def _ready(self, *, writing: bool) -> None:
-        """Wait until the descriptor can be used, or is closed by someone else."""
-        if self._waiter is not None:
-            raise RuntimeError("a stream has one user at a time")
-        descriptor = self._descriptor
-        self._waiter = self._loop.create_future()
-        if writing:
-            self._loop.add_writer(descriptor, self._wake)
-        else:
-            self._loop.add_reader(descriptor, self._wake)
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            # After a close the number may already belong to another stream.
-            if self._descriptor == descriptor:
-                self._forget()
-
-    def _forget(self) -> None:
-        self._loop.remove_reader(self._descriptor)
-        self._loop.remove_writer(self._descriptor)
-
-    def close(self) -> None:
-        if self._descriptor < 0:
-            return
-        if self._waiter is not None:
-            self._forget()
-            self._wake()
-        descriptor, self._descriptor = self._descriptor, -1
-        os.close(descriptor)
-
-
-class ByteReader(_Stream):
-    """Reads a pipe or terminal as bytes come."""
-
-    async def read(self, size: int = _READ_BYTES) -> bytes:
-        """Return what is there, waiting for the first byte; empty at the end or after close."""
-        while self._descriptor >= 0:
-            try:
-                return os.read(self._descriptor, size)
-            except BlockingIOError:
-                await self._ready(writing=False)
-            except OSError as error:
-                # A terminal's master answers EIO when the last program has left it.
-                if error.errno == errno.EIO:
-                    return b""
-                raise
-        return b""
-
-
-class ByteWriter(_Stream):
-    """Writes a pipe or terminal, waiting while it is full."""
-
-    def resize(self, columns: int, rows: int) -> None:
-        """Set the size of a terminal; its programs get SIGWINCH."""
-        if self._descriptor >= 0:
-            size = struct.pack("=4H", rows, columns, 0, 0)
-            with contextlib.suppress(OSError):
-                fcntl.ioctl(self._descriptor, termios.TIOCSWINSZ, size)
-
-    async def write(self, data: bytes) -> None:
-        """Write all of it; BrokenPipeError when nobody reads any more."""
-        view = memoryview(data)
-        while view:
-            if self._descriptor < 0:
-                raise BrokenPipeError(errno.EPIPE, "closed")
-            try:
-                view = view[os.write(self._descriptor, view) :]
-            except BlockingIOError:
-                await self._ready(writing=True)
-            except OSError as error:
-                if error.errno == errno.EIO:
-                    raise BrokenPipeError(errno.EPIPE, "the terminal is gone") from error
-                raise
 
 
 class Process:

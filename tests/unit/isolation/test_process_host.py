@@ -14,7 +14,8 @@ import pytest
 
 from openshell.supervisor.isolation import wire
 from openshell.supervisor.isolation.launch import IsolatedSandbox
-from openshell.supervisor.process import ByteReader, ByteWriter, ProcessHost, SandboxGone
+from openshell.supervisor.process import ProcessHost, SandboxGone
+from openshell.supervisor.streams import ByteReader, ByteWriter
 
 
 class Init:

@@ -25,6 +25,7 @@ from openshell.supervisor.isolation import (
     mounts,
     network,
     privileges,
+    rootbuild,
     rootfs,
     seccomp,
     spawning,
@@ -102,7 +103,7 @@ class _Setup:
             mounts.make_private()
             sources = self._sources()
         with self._phase("rootfs"):
-            built = rootfs.build_rootfs(_BUILD_ROOT, self.plan.operations, sources)
+            built = rootbuild.build_rootfs(_BUILD_ROOT, self.plan.operations, sources)
             self.trust = built.trust
             self.layers += built.layers
         with self._phase("kernel_files"):

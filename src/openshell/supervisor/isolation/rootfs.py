@@ -1,7 +1,7 @@
 """The root file system of a sandbox: what is where, decided first, built after.
 
 `plan_rootfs` is pure: it turns the host's view and the spec into a list of operations below an
-empty tmpfs. `build_rootfs` carries them out inside the new mount namespace. Nothing of a home, of
+empty tmpfs; `rootbuild` carries them out inside the new mount namespace. Nothing of a home, of
 /var, /run, /tmp, /opt or of an engine's socket is there unless exposed by name. /proc, the masks
 over it and the pivot follow in init.py.
 """
@@ -12,21 +12,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from openshell.supervisor.isolation import mounts
 from openshell.supervisor.isolation.etc import MASKED_DIRECTORIES, MASKED_FILES, etc_files
 from openshell.supervisor.isolation.model import (
     TRUST_DIRECTORY,
-    TRUST_FILES,
     WORKSPACE,
-    Layer,
-    LayerStatus,
     SandboxSpec,
 )
 
 __all__ = [
+    "MASK_NAME",
     "AttachSource",
     "BindHost",
-    "BuiltRoot",
     "HostView",
     "MakeDirectory",
     "MakeFile",
@@ -36,8 +32,8 @@ __all__ = [
     "MountDevpts",
     "MountEtc",
     "MountScratch",
+    "MountTrust",
     "Operation",
-    "build_rootfs",
     "plan_rootfs",
     "sources_of",
 ]
@@ -46,13 +42,8 @@ _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
 # Package stores outside /usr whose programs are found through links in it.
 _STORES = ("/nix/store", "/gnu/store")
-_ROOT_BYTES = 4 << 20
-# The system's bundle is a quarter of a megabyte; an operator may add his own.
-_TRUST_BYTES = 16 << 20
-_MASK_NAME = "/.mask"
-_STAGE_NAME = "/.stage"
-# Empty files and their directories; inodes are not counted.
-_STAGE_BYTES = 4 << 20
+# An empty file that covers others while the root is built.
+MASK_NAME = "/.mask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +205,7 @@ def plan_rootfs(
 ) -> tuple[Operation, ...]:
     """Decide the whole root; `kinds` says of each source whether it is a directory."""
     scratch = spec.limits.scratch_bytes
-    operations: list[Operation] = [MakeFile(_MASK_NAME)]
+    operations: list[Operation] = [MakeFile(MASK_NAME)]
     operations += [MakeLink(path, target) for path, target in host.links]
     for path in host.directories:
         operations += [MakeDirectory(path), BindHost(path)]
@@ -258,156 +249,3 @@ def plan_rootfs(
         MaskFile(path) for path in spec.masks if path in hidden_in or not _within(path, hidden_in)
     ]
     return tuple(operations)
-
-
-def _make_directories(path: str, mode: int) -> None:
-    if os.path.isdir(path):
-        return
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-    os.mkdir(path, mode)
-    if mode & 0o1000:
-        os.chmod(path, mode)
-
-
-def _make_file(path: str, content: str, mode: int) -> None:
-    if os.path.lexists(path):
-        return
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-    made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        if content:
-            os.write(made, content.encode())
-    finally:
-        os.close(made)
-
-
-def _copy_etc(target: str) -> None:
-    """Without overlay: link, copy or bind each entry of /etc that we do not bring ourselves."""
-    for entry in os.scandir("/etc"):
-        path = f"{target}/{entry.name}"
-        if os.path.lexists(path):
-            continue
-        if entry.is_symlink():
-            os.symlink(os.readlink(entry.path), path)
-        elif entry.is_dir():
-            os.mkdir(path, 0o755)
-            mounts.bind(entry.path, path, read_only=True)
-        elif entry.is_file() and os.access(entry.path, os.R_OK):
-            _make_file(path, "", 0o444)
-            mounts.bind(entry.path, path, read_only=True)
-
-
-def _mount_etc(root: str) -> None:
-    target = f"{root}/etc"
-    try:
-        mounts.overlay_read_only(target, target, "/etc")
-    except OSError:
-        # Kernels before 5.11, or an /etc that is itself too deep an overlay.
-        _copy_etc(target)
-
-
-def _mask_path(root: str, path: str) -> None:
-    """Cover one file or directory, if it is there and reachable at all."""
-    target = root + path
-    try:
-        is_directory = os.path.isdir(target)
-        if os.path.islink(target) or not os.path.lexists(target):
-            return
-    except OSError:
-        return
-    if is_directory:
-        mounts.tmpfs(target, size=4096, mode=0o555, read_only=True)
-    else:
-        mounts.bind(root + _MASK_NAME, target, read_only=True)
-
-
-def _mount_trust(target: str) -> list[int]:
-    """Make the files and keep them open for writing, then cover them with a read-only view.
-
-    They are made here because the host's root has no identity in this file system.
-    """
-    mounts.tmpfs(target, size=_TRUST_BYTES, mode=0o755)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    writers = [os.open(f"{target}/{name}", flags, 0o444) for name in TRUST_FILES]
-    mounts.bind(target, target, read_only=True)
-    return writers
-
-
-def _attach_hiding(root: str, tree: int, path: str, hidden: tuple[str, ...]) -> bool:
-    """Attach a tree without some of its names; False where only mounts could cover them.
-
-    An empty file in a layer above hides a name for good. A mount hides a file, and goes when the
-    host replaces that file by a rename, as every tool does that renews its credentials.
-    """
-    stage = root + _STAGE_NAME
-    below, above = f"{stage}/below", f"{stage}/above"
-    mounts.tmpfs(stage, size=_STAGE_BYTES, mode=0o755)
-    try:
-        os.mkdir(below)
-        os.mkdir(above)
-        mounts.attach(tree, below)
-        for name in hidden:
-            _make_file(f"{above}/{name}", "", 0o444)
-        try:
-            mounts.overlay_read_only(root + path, above, below)
-        except OSError:
-            # An old kernel, a file system that cannot be a layer, or others mounted in the tree.
-            mounts.bind(below, root + path, read_only=True)
-            for name in hidden:
-                _mask_path(root, f"{path}/{name}")
-            return False
-        return True
-    finally:
-        mounts.detach(stage)
-
-
-@dataclass(slots=True)
-class BuiltRoot:
-    """What building the root left behind: descriptors that write TRUST_FILES, and how it went."""
-
-    trust: list[int]
-    layers: list[Layer]
-
-
-def build_rootfs(
-    root: str, operations: tuple[Operation, ...], sources: Mapping[str, int]
-) -> BuiltRoot:
-    """Carry the plan out on a fresh tmpfs at `root`.
-
-    `sources` are detached trees by their place, each used once and closed.
-    """
-    mounts.tmpfs(root, size=_ROOT_BYTES, mode=0o755)
-    os.mkdir(root + _STAGE_NAME)
-    built = BuiltRoot([], [])
-    covered: list[str] = []
-    for operation in operations:
-        match operation:
-            case MakeDirectory(path, mode):
-                _make_directories(root + path, mode)
-            case MakeLink(path, target):
-                os.symlink(target, root + path)
-            case MakeFile(path, content, mode):
-                _make_file(root + path, content, mode)
-            case BindHost(path, devices):
-                mounts.bind(path, root + path, read_only=not devices, devices=devices)
-            case AttachSource(_, path, _, hidden):
-                if not hidden:
-                    mounts.attach(sources[path], root + path)
-                elif not _attach_hiding(root, sources[path], path, hidden):
-                    covered.append(path)
-            case MountEtc():
-                _mount_etc(root)
-            case MountScratch(path, size, mode):
-                mounts.tmpfs(root + path, size=size, mode=mode)
-            case MountDevpts(path):
-                mounts.file_system("devpts", root + path, "newinstance,ptmxmode=0666,mode=620")
-            case MaskDirectory(path) | MaskFile(path):
-                _mask_path(root, path)
-            case MountTrust(path):
-                built.trust = _mount_trust(root + path)
-    os.unlink(root + _MASK_NAME)
-    os.rmdir(root + _STAGE_NAME)
-    if covered:
-        detail = f"a credential that the host replaces becomes visible in {', '.join(covered)}"
-        built.layers.append(Layer("masks", LayerStatus.PARTLY, detail))
-    return built
