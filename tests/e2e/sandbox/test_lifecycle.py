@@ -231,7 +231,7 @@ async def test_a_full_disk_leaves_nothing(world, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("openshell.drivers.local.driver.write_record", full)
+    monkeypatch.setattr("openshell.drivers.local.directory.write_record", full)
     with pytest.raises(DriverError, match="No space left"):
         await world.create("true", ready=False)
     assert os.listdir(f"{world.state}/sandboxes") == []

@@ -31,14 +31,14 @@ from openshell.drivers.base import (
     PlatformEvent,
     SandboxStatus,
 )
-from openshell.drivers.launch import Exposure, LaunchPlan, encode_plan
-from openshell.drivers.local import processes, request
+from openshell.drivers.launch import Exposure, LaunchPlan
+from openshell.drivers.local import directory, processes, request
 from openshell.drivers.local.adoption import Verdict, judge
 from openshell.drivers.local.exposing import Exposing
 from openshell.drivers.local.known import KnownSandbox
 from openshell.drivers.local.lock import StateLock
 from openshell.drivers.local.observe import Backend
-from openshell.drivers.local.paths import SandboxPaths, StateDirError, StatePaths, secure_directory
+from openshell.drivers.local.paths import StateDirError, StatePaths, secure_directory
 from openshell.drivers.local.probe import missing_prerequisite
 from openshell.drivers.local.removal import RemovalError, remove_tree
 from openshell.drivers.local.state import (
@@ -47,9 +47,7 @@ from openshell.drivers.local.state import (
     boot_id,
     open_process,
     read_record,
-    sync_directory,
     write_bytes,
-    write_record,
 )
 from openshell.drivers.local.watchers import Watchers
 from openshell.drivers.local.zygote_client import ZYGOTE_MODULE, ZygoteClient
@@ -193,9 +191,9 @@ class LocalDriver:
                     known.plan, exposure=await self._exposing.decide(config)
                 )
                 self._event(known, "Scheduled", "state written", "requesting_sandbox")
-                _write_new(known, sandbox)
+                directory.write_new(known.paths, known.plan, sandbox)
                 await self._launch(known)
-                await asyncio.to_thread(_synchronise, paths)
+                await asyncio.to_thread(directory.synchronise, paths)
             except BaseException as error:
                 await asyncio.shield(self._undo_create(known))
                 if isinstance(error, OSError):
@@ -323,18 +321,10 @@ class LocalDriver:
         token: str | None,
         initial_config: bytes | None,
     ) -> None:
-        paths = known.paths
         known.plan = msgspec.structs.replace(
             known.plan, instance_id=self._new_id(), exposure=exposure
         )
-        write_bytes(paths.plan, encode_plan(known.plan), durable=True)
-        if token is not None:
-            write_bytes(paths.token, token.encode())
-        if initial_config is not None:
-            write_bytes(paths.config, initial_config)
-        for marker in (paths.exited, paths.failure, paths.isolation, paths.process, paths.stopped):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(marker)
+        directory.renew(known.paths, known.plan, token, initial_config)
         known.stopped = False
         known.failure = None
         known.exit_code = None
@@ -397,16 +387,11 @@ class LocalDriver:
     # -- ending
 
     async def _remove_directory(self, known: KnownSandbox) -> None:
-        """Rename first: half a directory must never look like a sandbox."""
         trash = f"{self._paths.trash}/{known.plan.sandbox_id}.{self._new_id()}"
         try:
-            os.rename(known.paths.root, trash)
-        except FileNotFoundError:
-            return
+            await directory.remove(known.paths, trash)
         except OSError as error:
             raise _state_error(known.paths.root, error) from error
-        try:
-            await asyncio.to_thread(remove_tree, trash)
         except RemovalError as error:
             raise DriverError(DriverErrorCode.INTERNAL, str(error)) from error
 
@@ -487,35 +472,6 @@ class LocalDriver:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _write_new(known: KnownSandbox, sandbox: DriverSandbox) -> None:
-    """The files of a new sandbox; the plan last: it makes the directory a sandbox."""
-    paths = known.paths
-    os.mkdir(paths.root, 0o700)
-    os.mkdir(paths.workspace, 0o700)
-    if known.plan.host_id:
-        # What the agent makes belongs to nobody on this machine: a set-user-id file of root's,
-        # which a mapped mount would let it make, is nothing to have lying around.
-        os.chown(paths.workspace, known.plan.host_id, known.plan.host_id)
-    write_bytes(paths.token, sandbox.token.encode())
-    write_bytes(paths.config, sandbox.initial_config)
-    write_record(paths.plan, known.plan)
-
-
-def _synchronise(paths: SandboxPaths) -> None:
-    """Make a new sandbox survive a power cut.
-
-    Beside its start, not before it: until create has answered nobody counts on it, and after a
-    power cut nothing of it runs.
-    """
-    fd = os.open(paths.plan, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    sync_directory(paths.root)
-    sync_directory(os.path.dirname(paths.root))
 
 
 def _state_error(path: str, error: OSError) -> DriverError:
