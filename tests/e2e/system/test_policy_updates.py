@@ -187,6 +187,28 @@ def test_the_policy_for_all_stands_over_a_sandboxs_own(box: Box, tmp_path: Path)
     assert "global policy version 1 loaded" in logged
 
 
+def test_a_sandbox_can_be_made_while_there_is_a_policy_for_all(
+    gateway: PrivateGateway, client: SandboxClient, tmp_path: Path
+) -> None:
+    path = tmp_path / "all.yaml"
+    # Without a word on files: what programs need to run is added, as for a sandbox's own policy.
+    path.write_text(
+        "version: 1\nnetwork_policies:\n  web:\n    endpoints: [{host: a.example.com, port: 443}]\n"
+        "    binaries: [{path: '/**'}]\n"
+    )
+    ran = gateway.cli("policy", "set", "--global", "--policy", str(path), "--yes", "-o", "json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["scope"] == "global"
+    try:
+        with ready_sandbox(client) as ref:
+            ran_inside = client.exec(ref.id, ["sh", "-c", "echo made > ~/x && cat ~/x"])
+            assert ran_inside.exit_code == 0, ran_inside.stderr
+            shown = json.loads(gateway.cli("policy", "get", ref.name, "-o", "json").stdout)
+            assert (shown["policy_source"], shown["active_version"]) == ("global", 0)
+    finally:
+        gateway.cli("policy", "delete", "--global", "--yes")
+
+
 def test_settings_reach_the_sandbox(box: Box) -> None:
     cli = box.gateway.cli
     key = ("--key", "ocsf_json_enabled")

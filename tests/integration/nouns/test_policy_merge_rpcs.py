@@ -226,6 +226,21 @@ async def test_a_supervisor_merges_nothing(gateway):
     assert error.code is Code.PERMISSION_DENIED
 
 
+async def test_merges_cannot_pile_up_a_policy_beyond_the_limit(gateway):
+    await gateway.sandbox(policy=OPEN)
+    rules = [
+        tuple(L7Rule(method="GET", path=f"/{number}/{index}/{'x' * 1000}") for index in range(100))
+        for number in range(3)
+    ]
+    for version, some in enumerate(rules[:2], start=2):
+        answer = await gateway.UpdateConfig(merge(AddAllowRules(HOST, 443, some)))
+        assert answer.version == version
+    error = await refused(gateway.UpdateConfig(merge(AddAllowRules(HOST, 443, rules[2]))))
+    assert error.code is Code.INVALID_ARGUMENT
+    assert "serialized size exceeds maximum" in error.message
+    assert (await history(gateway))[0] == (3, PENDING)
+
+
 async def test_merges_racing_through_two_stores_all_take_effect(gateways, race):
     box = await gateways[0].sandbox(policy=OPEN)
     hosts = [f"h{number}.example.com" for number in range(10)]

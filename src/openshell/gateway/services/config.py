@@ -8,6 +8,7 @@ policy is fit in `policy_plan.py`.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
@@ -25,6 +26,7 @@ from openshell.gateway.services.config_request import (
     Target,
     Update,
     WriteSetting,
+    check_policy_size,
     merge_error,
     read_update,
 )
@@ -66,6 +68,8 @@ from openshell.policy.model import SandboxPolicy
 
 __all__ = ["Config", "build_sandbox_config"]
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
@@ -73,6 +77,8 @@ class _Outcome:
 
     response: openshell_pb2.UpdateConfigResponse
     concerns: list[str] = field(default_factory=list)
+    everywhere: str = ""
+    """What became of a change for all sandboxes, for the operator's log; "" for any other."""
 
 
 class Config:
@@ -117,6 +123,9 @@ class Config:
         async def run() -> openshell_pb2.UpdateConfigResponse:
             outcome = await self._store.write(lambda tx: _carry_out(tx, update))
             self._bus.config_changed(outcome.concerns, reason)
+            if outcome.everywhere:
+                by = getattr(principal, "subject", "a sandbox")
+                _log.info("%s for all sandboxes changed by %s: %s", reason, by, outcome.everywhere)
             return outcome.response
 
         try:
@@ -170,7 +179,10 @@ def _update_policy(tx: Tx, update: Replace | Merge) -> _Outcome:
         latest = latest_revision(tx, sandbox.metadata.id)
         version = (latest.version or 0) if latest is not None else 0
         return _Outcome(_answer(sandbox, Stored(version, policy_hash(merged.policy), False)))
-    return _store(tx, row, sandbox, plan_merge(baseline, merged.policy, attached), update)
+    policy = plan_merge(baseline, merged.policy, attached)
+    # Operations are small; what they pile up is bounded here.
+    check_policy_size(policy_to_proto(policy))
+    return _store(tx, row, sandbox, policy, update)
 
 
 def _store(
@@ -215,7 +227,10 @@ def _write_setting(tx: Tx, update: WriteSetting) -> _Outcome:
     )
     if not changed:
         return _Outcome(response)
-    return _Outcome(response, _every_sandbox(tx) if concerned is None else concerned)
+    if concerned is not None:
+        return _Outcome(response, concerned)
+    became = "deleted" if update.value is None else f"is {update.value}"
+    return _Outcome(response, _every_sandbox(tx), f"{update.key} {became}")
 
 
 def _set_global(tx: Tx, policy: SandboxPolicy) -> _Outcome:
@@ -224,14 +239,16 @@ def _set_global(tx: Tx, policy: SandboxPolicy) -> _Outcome:
     response = openshell_pb2.UpdateConfigResponse(
         version=stored.version, policy_hash=stored.policy_hash, settings_revision=revision
     )
-    return _Outcome(response, _every_sandbox(tx) if stored.created else [])
+    if not stored.created:
+        return _Outcome(response)
+    return _Outcome(response, _every_sandbox(tx), f"version {stored.version} is in force")
 
 
 def _delete_global(tx: Tx) -> _Outcome:
     deleted = retire_global(tx)
     revision = count_change(tx, GLOBAL) if deleted else read_values(tx, GLOBAL).revision
     response = openshell_pb2.UpdateConfigResponse(deleted=deleted, settings_revision=revision)
-    return _Outcome(response, _every_sandbox(tx) if deleted else [])
+    return _Outcome(response, _every_sandbox(tx), "deleted") if deleted else _Outcome(response)
 
 
 def _every_sandbox(tx: Tx) -> list[str]:

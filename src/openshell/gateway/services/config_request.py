@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from openshell._proto import openshell_pb2
+from openshell._proto import openshell_pb2, sandbox_pb2
 from openshell.codec.merge import operations_from_proto
 from openshell.codec.policy import policy_from_proto
 from openshell.codec.settings import value_from_proto
@@ -43,6 +43,7 @@ __all__ = [
     "Target",
     "Update",
     "WriteSetting",
+    "check_policy_size",
     "merge_error",
     "read_update",
 ]
@@ -124,8 +125,7 @@ def read_update(
         raise invalid_argument("one of policy, setting_key, or merge_operations must be provided")
     if given > 1:
         raise invalid_argument("policy, setting_key and merge_operations are mutually exclusive")
-    if request.policy.ByteSize() > MAX_POLICY_BYTES:
-        raise invalid_argument(f"policy serialized size exceeds maximum ({MAX_POLICY_BYTES} bytes)")
+    check_policy_size(request.policy)
     return _global(request) if is_global else _sandbox(request, caller)
 
 
@@ -194,6 +194,14 @@ def _setting(request: openshell_pb2.UpdateConfigRequest, target: Target | None) 
     except SettingRejected as error:
         raise invalid_argument(str(error)) from error
     return WriteSetting(key, value, target)
+
+
+def check_policy_size(policy: sandbox_pb2.SandboxPolicy) -> None:
+    if policy.ByteSize() > MAX_POLICY_BYTES:
+        raise invalid_argument(
+            f"policy serialized size exceeds maximum ({MAX_POLICY_BYTES} bytes); "
+            "allow more with fewer rules"
+        )
 
 
 def merge_error(refused: MergeRefused) -> ApiError:
