@@ -3,7 +3,8 @@
 Queueing costs an append: lines are made when they are sent, so a flood that is dropped costs
 nothing. What an operator must see (refusals, findings, warnings) has a queue of its own, so that an
 agent cannot push its refusals out with traffic that is allowed. Both are bounded; what did not fit
-is counted, and the count is said. A gateway that is away costs old lines, never the proxy's time.
+is counted, and the count is said. A gateway that is away costs the lines that do not fit, never the
+proxy's time.
 Lines are free of secrets by the contract of their makers; this module adds nothing to them.
 """
 
@@ -50,6 +51,14 @@ _REFUSED_FOR_GOOD = frozenset(
         grpc.StatusCode.UNIMPLEMENTED,
     }
 )
+# The same lines would be refused again, and all others wait behind them.
+_NEVER_TAKEN = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,14 @@ class _Plain:
 
 
 _Entry: TypeAlias = ocsf.Event | _Plain
+
+
+class _Stream:
+    """What one call carries until it is answered: entries, and whether each was important."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[bool, _Entry]] = []
+        self.is_over = False
 
 
 class Logs:
@@ -80,6 +97,7 @@ class Logs:
         self._clock_ms = clock_ms
         self._usual: deque[_Entry] = deque()
         self._important: deque[_Entry] = deque()
+        self._last_sent = -_BATCH_SECONDS
         self._dropped = 0
         self._arrived = asyncio.Event()
         # Set when what waits should go soon.
@@ -110,20 +128,30 @@ class Logs:
             self._urgent.set()
 
     async def push(self, client: GatewayClient) -> None:
-        """Send batches until cancelled, or for good until the gateway refuses our identity."""
+        """Send batches until cancelled, or for good until the gateway refuses our identity.
+
+        A stream is short: its answer is the only sign that its lines are stored. What a broken one
+        carried is sent again, so that a gateway that dies loses nothing and at worst shows twice what
+        it had just stored.
+        """
         backoff = Backoff(_FIRST_WAIT, _LONGEST_WAIT)
-        while True:
+        while await self._something_waits():
+            stream = _Stream()
             try:
-                await client.stub.PushSandboxLogs(
-                    self._batches(backoff), metadata=client.metadata()
-                )
+                await client.stub.PushSandboxLogs(self._batches(stream), metadata=client.metadata())
             except grpc.aio.AioRpcError as error:
+                # grpc may go on asking for messages when the call has failed already.
+                stream.is_over = True
                 if error.code() in _REFUSED_FOR_GOOD:
                     sys.stderr.write(f"WARN logs: push ended: {error.code().name}\n")
                     return
-            if self._finishing and not self._waiting():
-                return
-            await asyncio.sleep(backoff.next())
+                if error.code() in _NEVER_TAKEN:
+                    self._dropped += len(stream.sent)
+                else:
+                    self._take_back(stream)
+                await asyncio.sleep(backoff.next())
+            else:
+                backoff.reset()
 
     def finish(self) -> None:
         """No more lines come: `push` sends what waits and returns."""
@@ -134,23 +162,33 @@ class Logs:
     def _waiting(self) -> int:
         return len(self._usual) + len(self._important)
 
+    async def _something_waits(self) -> bool:
+        """False when nothing waits and nothing more will come."""
+        while not self._waiting():
+            if self._finishing:
+                return False
+            self._arrived.clear()
+            await self._arrived.wait()
+        return True
+
     async def _batches(
-        self, backoff: Backoff
+        self, stream: _Stream
     ) -> AsyncIterator[openshell_pb2.PushSandboxLogsRequest]:
+        """What waits now, and what comes while it is sent."""
         loop = asyncio.get_running_loop()
-        sent = -_BATCH_SECONDS
-        while True:
-            while not self._waiting():
-                if self._finishing:
-                    return
-                self._arrived.clear()
-                await self._arrived.wait()
-            await self._gather(first=loop.time() - sent >= _BATCH_SECONDS)
-            sent = loop.time()
+        while self._waiting() and len(stream.sent) < _MAX_WAITING:
+            await self._gather(first=loop.time() - self._last_sent >= _BATCH_SECONDS)
+            if stream.is_over:
+                return
+            self._last_sent = loop.time()
             yield openshell_pb2.PushSandboxLogsRequest(
-                sandbox_id=self._sandbox_id, logs=self.take_batch()
+                sandbox_id=self._sandbox_id, logs=self.take_batch(stream)
             )
-            backoff.reset()
+
+    def _take_back(self, stream: _Stream) -> None:
+        """What was sent without an answer waits again, before all that came since."""
+        for important, entry in reversed(stream.sent):
+            (self._important if important else self._usual).appendleft(entry)
 
     async def _gather(self, *, first: bool) -> None:
         """A moment for others to come along."""
@@ -164,17 +202,20 @@ class Logs:
         if self._waiting() < _BATCH_LINES and not self._finishing:
             await asyncio.sleep(_FIRST_SECONDS)
 
-    def take_batch(self) -> list[openshell_pb2.SandboxLogLine]:
+    def take_batch(self, stream: _Stream | None = None) -> list[openshell_pb2.SandboxLogLine]:
         """The next lines to send, the important ones first to be taken, in the order of time."""
         entries: list[_Entry] = []
+        sent = [] if stream is None else stream.sent
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             entries.append(
                 _Plain(self._clock_ms(), "WARN", "logs", f"{dropped} log lines were dropped")
             )
+            sent.append((True, entries[-1]))
         for queue in (self._important, self._usual):
             while queue and len(entries) < _BATCH_LINES:
                 entries.append(queue.popleft())
+                sent.append((queue is self._important, entries[-1]))
         entries.sort(key=lambda entry: entry.time_ms)
         return [self._line(entry) for entry in entries]
 

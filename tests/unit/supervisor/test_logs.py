@@ -3,9 +3,12 @@
 import asyncio
 import time
 
+import grpc
+import grpc.aio
 import pytest
 
 from openshell import ocsf
+from openshell.supervisor import logs as logs_module
 from openshell.supervisor.logs import Logs
 
 
@@ -158,3 +161,46 @@ async def test_what_piled_up_goes_without_a_pause(logs):
     gateway = await pushed(logs, steps)
     assert len(gateway.batches) == 10
     assert gateway.when("line 499") - started < 0.15
+
+
+class Dying(Pushed):
+    """Takes lines and dies before it answers, so often."""
+
+    def __init__(self, code, times):
+        super().__init__()
+        self.code = code
+        self.left = times
+
+    async def PushSandboxLogs(self, batches, metadata):
+        if not self.left:
+            return await super().PushSandboxLogs(batches, metadata)
+        async for _ in batches:
+            break
+        self.left -= 1
+        # As grpc does: it asks for more although the call is over.
+        self.more = asyncio.ensure_future(anext(batches, None))
+        raise grpc.aio.AioRpcError(self.code, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+
+@pytest.mark.parametrize(
+    ("code", "kept"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, ["one", "two", "three"]),
+        (grpc.StatusCode.INVALID_ARGUMENT, ["2 log lines were dropped", "three"]),
+    ],
+)
+async def test_lines_without_an_answer_are_sent_again_unless_they_are_refused(
+    logs, monkeypatch, code, kept
+):
+    monkeypatch.setattr(logs_module, "_FIRST_WAIT", 0.01)
+    gateway = Dying(code, 1)
+    logs.log("info", "t", "one")
+    logs.log("info", "t", "two")
+    pushing = asyncio.ensure_future(logs.push(gateway))
+    while gateway.left:
+        await asyncio.sleep(0)
+    logs.log("info", "t", "three")
+    logs.finish()
+    async with asyncio.timeout(5):
+        await pushing
+    assert [line for _, lines in gateway.batches for line in lines] == kept
