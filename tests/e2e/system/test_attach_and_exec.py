@@ -218,8 +218,9 @@ def test_ctrl_c_reaches_the_command_not_the_client(
 ) -> None:
     argv = [OPENSHELL, "sandbox", "exec", "--name", sandbox.name, "--", "sh"]
     with Terminal(argv, gateway.environ) as terminal:
-        terminal.type(b"echo rea''dy; sleep 985; echo after $?\r")
-        terminal.read_until(b"ready")
+        # Said by the command itself, so that the shell has handed it the terminal.
+        terminal.type(b"sh -c 'echo ready; exec sleep 985'; echo after $?\r")
+        terminal.read_until(b"\nready")
         terminal.type(b"\x03")
         terminal.type(b"echo alive $?\r")
         terminal.read_until(b"alive 130")
