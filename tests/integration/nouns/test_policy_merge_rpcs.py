@@ -15,7 +15,7 @@ from openshell.policy.merge import (
     RemoveEndpoint,
     RemoveRule,
 )
-from openshell.policy.model import Binary, Endpoint, L7Rule, NetworkRule
+from openshell.policy.model import Binary, CredentialBinding, Endpoint, L7Rule, NetworkRule
 from openshell.policy.parse import parse_policy
 from support.policies import BOUND, OPEN
 
@@ -167,6 +167,37 @@ async def test_a_merge_may_not_lay_raw_access_over_a_bound_credential(gateway):
     )
     assert (await gateway.UpdateConfig(merge(consenting))).version == 2
     assert "raw" in (await latest(gateway, box)).network_policies
+
+
+BINDING = added(
+    protocol="rest",
+    enforcement="enforce",
+    access="full",
+    credential_binding=CredentialBinding("work"),
+)
+
+
+async def test_a_merge_may_bind_attached_providers_only(gateway):
+    await gateway.provider()
+    box = await gateway.sandbox(policy=OPEN)
+    error = await refused(gateway.UpdateConfig(merge(BINDING)))
+    assert error.code is Code.FAILED_PRECONDITION
+    assert "provider 'work' is not attached" in error.message
+    await gateway.attach(box, "work")
+    assert (await gateway.UpdateConfig(merge(BINDING))).version == 2
+    assert (await refused(gateway.detach(box, "work"))).code is Code.FAILED_PRECONDITION
+
+
+@pytest.mark.parametrize("round_", range(6))
+async def test_a_binding_merge_racing_a_detach_never_binds_nobody(gateways, race, round_):
+    one, two = gateways
+    await one.provider()
+    box = await one.sandbox(providers=["work"], policy=OPEN)
+    calls = [one.UpdateConfig(merge(BINDING)), two.detach(box, "work")]
+    results = await race(*(calls if round_ % 2 else reversed(calls)))
+    losers = [result for result in results if isinstance(result, Exception)]
+    assert [error_to_status(loser)[0] for loser in losers] == [Code.FAILED_PRECONDITION]
+    assert (await one.config(box)).version in (1, 2)
 
 
 async def test_nothing_to_do_is_the_latest_version(gateway):

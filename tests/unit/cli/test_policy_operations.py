@@ -1,6 +1,8 @@
 """The flags of `policy update` as operations: the grammar of CLI spec 7.2, row by row."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from openshell.cli.failures import CliError
 from openshell.cli.policy_operations import Flags, default_rule_name, operations_of
@@ -179,3 +181,39 @@ def test_the_order_and_the_groups():
 def test_flags_are_refused(flags, says):
     with pytest.raises(CliError, match=says):
         operations_of(flags)
+
+
+_WORDS = st.sampled_from(
+    [
+        "a.b",
+        "443",
+        "0",
+        "full",
+        "rest",
+        "tcp",
+        "enforce",
+        "",
+        ":",
+        "allowed-ip=1.2.3.4",
+        "GET",
+        "/x",
+    ]
+)
+_TEXTS = st.lists(st.one_of(_WORDS, st.text(max_size=5)), max_size=8).map(":".join)
+
+
+@given(_TEXTS, st.sampled_from(["add_endpoints", "remove_endpoints", "add_allows", "add_denies"]))
+def test_any_text_is_operations_or_one_sentence(text, flag):
+    try:
+        operations = operations_of(Flags(**{flag: [text]}))
+    except CliError as refused:
+        assert refused.code == 1
+        assert "--" in str(refused)
+        return
+    (operation,) = operations
+    places = (
+        [(e.host, e.ports[0]) for e in operation.rule.endpoints]
+        if isinstance(operation, AddRule)
+        else [(operation.host, operation.port)]
+    )
+    assert all(host and 1 <= port <= 65535 for host, port in places)
