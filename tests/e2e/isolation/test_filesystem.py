@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 import tempfile
 
 import pytest
 
 from e2e.isolation.sandboxes import MODES, Sandbox, running_sandbox
+
+INSIDE_PYTHON = os.path.realpath(sys.executable)
 
 REFUSED = {"EACCES", "EROFS", "EPERM"}
 
@@ -214,3 +219,37 @@ def test_trusted_certificates_are_written_once(mode: str) -> None:
         assert seen["stdout"] == "ownall"
         tried = sandbox.run("sh", "-c", "echo x >> /etc/openshell-tls/ca-bundle.pem")
         assert tried["exit_code"] != 0
+
+
+CONNECT = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as s:
+    try:
+        s.connect(sys.argv[1])
+        print("connected")
+    except OSError as error:
+        print(error.errno)
+"""
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["beside a mask", "alone"])
+def test_sockets_in_an_exposed_directory_are_out_of_reach(mode: str, masked: bool) -> None:
+    """A read-only mount stops no connect, and behind a socket may be an engine or an agent."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="openshell-tools-") as base:
+        os.chmod(base, 0o755)
+        with open(f"{base}/token", "w", encoding="utf-8") as file:
+            file.write("content")
+        options = {"exposed": [[base]], "masks": [f"{base}/token"] if masked else []}
+        with (
+            socket.socket(socket.AF_UNIX) as early,
+            socket.socket(socket.AF_UNIX) as late,
+            running_sandbox(mode, **options) as shown,
+        ):
+            for listener, name in ((early, "early"), (late, "late")):
+                listener.bind(f"{base}/{name}")
+                listener.listen()
+                os.chmod(f"{base}/{name}", 0o777)
+                argv = [INSIDE_PYTHON, "-I", "-S", "-c", CONNECT, f"{base}/{name}"]
+                plain = subprocess.run(argv, capture_output=True, text=True, check=True)
+                assert plain.stdout == "connected\n", "the probe works"
+                assert shown.run(*argv)["stdout"] != "connected\n"

@@ -42,7 +42,7 @@ def test_without_overlay_credentials_are_covered_one_by_one_and_it_is_said(mode:
         with running_sandbox(mode, **options, without_overlay=True) as lesser:
             assert lesser.probe("read", f"{base}/tool")["outcome"] == "ok"
             assert lesser.probe("read", f"{base}/token")["outcome"] == "empty"
-            status, detail = lesser.layers["masks"]
+            status, detail = lesser.layers["exposed_directories"]
             assert (status, base in detail) == ("partly", True)
 
 

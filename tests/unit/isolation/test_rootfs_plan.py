@@ -64,7 +64,7 @@ def test_the_workspace_is_the_only_writable_tree_of_the_host() -> None:
     operations = plan(exposed=(ExposedPath("/home/u/tools"),))
     assert sources_of(operations) == (
         AttachSource("/srv/w", "/sandbox", read_only=False),
-        AttachSource("/home/u/tools", "/home/u/tools", read_only=True),
+        AttachSource("/home/u/tools", "/home/u/tools", read_only=True, hidden=()),
     )
     bound = [o.path for o in operations if isinstance(o, BindHost) and not o.devices]
     assert bound == ["/usr"]
@@ -120,6 +120,7 @@ def test_a_credential_is_hidden_with_its_directory_and_covered_where_it_is_a_fil
     attached = {o.path: o.hidden for o in operations if isinstance(o, AttachSource)}
     assert attached["/home/u/tools"] == ("deep/.netrc",)
     assert attached["/home/u/.pypirc"] == ()
+    assert attached["/sandbox"] is None, "the agent's own sockets work"
     assert operations[-2:] == (MaskFile("/home/u/.pypirc"), MaskFile("/home/u/toolsX"))
 
 

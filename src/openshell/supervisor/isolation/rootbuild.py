@@ -111,35 +111,56 @@ def _mount_trust(target: str) -> list[int]:
     return writers
 
 
-def _attach_hiding(root: str, tree: int, path: str, hidden: tuple[str, ...]) -> bool:
-    """Attach a tree without some of its names; False where only mounts could cover them.
+class _Stage:
+    """Where layers are prepared; gone when the root is built, while what they made keeps them."""
 
-    An empty file in a layer above hides a name for good. A mount hides a file, and goes when the
-    host replaces that file by a rename, as every tool does that renews its credentials.
-    """
-    stage = root + _STAGE_NAME
-    below, above = f"{stage}/below", f"{stage}/above"
-    mounts.tmpfs(stage, size=_STAGE_BYTES, mode=0o755)
-    try:
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._path = root + _STAGE_NAME
+        self._count = 0
+        # Shown without a layer, because the kernel would not make it.
+        self.plain: list[str] = []
+
+    def attach(self, tree: int, path: str, hidden: tuple[str, ...]) -> None:
+        """Show a tree through a layer, without some of its names.
+
+        An empty file in a layer above hides a name for good. A mount hides a file, and goes when
+        the host replaces that file by a rename, as every tool does that renews its credentials.
+        And a read-only mount stops no program from connecting to a socket; a layer has none.
+        """
+        if not self._count:
+            os.mkdir(self._path)
+            mounts.tmpfs(self._path, size=_STAGE_BYTES, mode=0o755)
+        self._count += 1
+        below, above = (f"{self._path}/{name}{self._count}" for name in ("below", "above"))
         os.mkdir(below)
         os.mkdir(above)
         mounts.attach(tree, below)
         for name in hidden:
             _make_file(f"{above}/{name}", "", 0o444)
         try:
-            mounts.overlay_read_only(root + path, above, below)
+            mounts.overlay_read_only(self._root + path, above, below)
         except OSError:
             # An old kernel, a file system that cannot be a layer, or others mounted in the tree.
-            mounts.bind(below, root + path, read_only=True)
+            mounts.bind(below, self._root + path, read_only=True)
             for name in hidden:
-                _mask_path(root, f"{path}/{name}")
-            return False
-        return True
-    finally:
-        mounts.detach(stage)
+                _mask_path(self._root, f"{path}/{name}")
+            self.plain.append(path)
+
+    def close(self) -> list[Layer]:
+        if self._count:
+            mounts.detach(self._path)
+            os.rmdir(self._path)
+        if not self.plain:
+            return []
+        detail = (
+            "sockets can be reached and a credential that the host replaces is seen in "
+            + ", ".join(self.plain)
+        )
+        return [Layer("exposed_directories", LayerStatus.PARTLY, detail)]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class BuiltRoot:
     """What building the root left behind: descriptors that write TRUST_FILES, and how it went."""
 
@@ -155,9 +176,8 @@ def build_rootfs(
     `sources` are detached trees by their place, each used once and closed.
     """
     mounts.tmpfs(root, size=_ROOT_BYTES, mode=0o755)
-    os.mkdir(root + _STAGE_NAME)
-    built = BuiltRoot([], [])
-    covered: list[str] = []
+    stage = _Stage(root)
+    trust: list[int] = []
     for operation in operations:
         match operation:
             case MakeDirectory(path, mode):
@@ -169,10 +189,10 @@ def build_rootfs(
             case BindHost(path, devices):
                 mounts.bind(path, root + path, read_only=not devices, devices=devices)
             case AttachSource(_, path, _, hidden):
-                if not hidden:
+                if hidden is None:
                     mounts.attach(sources[path], root + path)
-                elif not _attach_hiding(root, sources[path], path, hidden):
-                    covered.append(path)
+                else:
+                    stage.attach(sources[path], path, hidden)
             case MountEtc():
                 _mount_etc(root)
             case MountScratch(path, size, mode):
@@ -182,10 +202,6 @@ def build_rootfs(
             case MaskDirectory(path) | MaskFile(path):
                 _mask_path(root, path)
             case MountTrust(path):
-                built.trust = _mount_trust(root + path)
+                trust = _mount_trust(root + path)
     os.unlink(root + MASK_NAME)
-    os.rmdir(root + _STAGE_NAME)
-    if covered:
-        detail = f"a credential that the host replaces becomes visible in {', '.join(covered)}"
-        built.layers.append(Layer("masks", LayerStatus.PARTLY, detail))
-    return built
+    return BuiltRoot(trust, stage.close())

@@ -104,13 +104,14 @@ class BindHost:
 
 @dataclass(frozen=True, slots=True)
 class AttachSource:
-    """Put the tree of host path `source`, cloned beforehand, at `path`, but for what is hidden."""
+    """Put the tree of host path `source`, cloned beforehand, at `path`."""
 
     source: str
     path: str
     read_only: bool
-    # Names below it.
-    hidden: tuple[str, ...] = ()
+    # Names below it that are left out, where it is a directory of the caller's: then it is shown
+    # through a layer, behind which its sockets lead nowhere either.
+    hidden: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +245,7 @@ def plan_rootfs(
         if not _within(path, writable):
             operations.append(MountScratch(path, scratch, 0o755))
             writable = (*writable, path)
-    hidden_in = tuple(o.path for o in sources_of(tuple(operations)) if o.hidden)
+    hidden_in = tuple(o.path for o in sources_of(tuple(operations)) if o.hidden is not None)
     operations += [
         MaskFile(path) for path in spec.masks if path in hidden_in or not _within(path, hidden_in)
     ]
