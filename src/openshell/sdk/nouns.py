@@ -1,7 +1,8 @@
 """Clients for what surrounds a sandbox: providers, policies, settings, logs.
 
 They share a client's channel. `PolicyClient` and `SettingsClient` speak of one sandbox or, in the
-methods named so, of all of them.
+methods named so, of all of them. The policy language is loaded by the methods that speak it: it
+takes as long as all the rest, and most commands never need it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from openshell._proto import datamodel_pb2, openshell_pb2, sandbox_pb2
-from openshell.codec.merge import operation_to_proto
-from openshell.codec.settings import value_to_proto
-from openshell.policy.merge_operations import MergeOperation
-from openshell.policy.settings import POLICY_KEY, Value
 
 if TYPE_CHECKING:
+    from openshell.policy.merge_operations import MergeOperation
+    from openshell.policy.settings import Value
     from openshell.sdk.client import SandboxClient
 
 __all__ = ["LogClient", "PolicyClient", "ProviderClient", "SettingsClient"]
@@ -170,6 +169,8 @@ class PolicyClient:
         expected: int = 0,
     ) -> openshell_pb2.UpdateConfigResponse:
         """Applies operations to a sandbox's policy in order, all or none of them."""
+        from openshell.codec.merge import operation_to_proto  # noqa: PLC0415  see the module's text
+
         request = openshell_pb2.UpdateConfigRequest(
             name=sandbox,
             merge_operations=[operation_to_proto(operation) for operation in operations],
@@ -208,7 +209,7 @@ class PolicyClient:
     def delete_global(self) -> openshell_pb2.UpdateConfigResponse:
         """Gives all sandboxes their own policies back; `deleted` is false when they had them."""
         request = openshell_pb2.UpdateConfigRequest(
-            setting_key=POLICY_KEY, delete_setting=True, **_EVERYWHERE
+            setting_key="policy", delete_setting=True, **_EVERYWHERE
         )
         return self._stub.UpdateConfig(request, timeout=self._timeout)
 
@@ -231,6 +232,8 @@ class SettingsClient:
         self, sandbox: str, key: str, value: Value, *, workspace: str
     ) -> openshell_pb2.UpdateConfigResponse:
         """Sets one value of a sandbox; refused while the key is set for all sandboxes."""
+        from openshell.codec.settings import value_to_proto  # noqa: PLC0415  see the module's text
+
         request = openshell_pb2.UpdateConfigRequest(
             name=sandbox, setting_key=key, setting_value=value_to_proto(value), workspace=workspace
         )
@@ -247,6 +250,8 @@ class SettingsClient:
 
     def write_global(self, key: str, value: Value) -> openshell_pb2.UpdateConfigResponse:
         """Sets one value for all sandboxes."""
+        from openshell.codec.settings import value_to_proto  # noqa: PLC0415  see the module's text
+
         request = openshell_pb2.UpdateConfigRequest(
             setting_key=key, setting_value=value_to_proto(value), **_EVERYWHERE
         )
