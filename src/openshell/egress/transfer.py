@@ -24,6 +24,9 @@ from openshell.egress.stream import RESET, Stream
 __all__ = ["BadAnswer", "MarkerInBody", "NoAnswer", "RequestBody", "Response"]
 
 _CLOSE: Final = (b"Connection", b"close")
+# Interim heads before one response. Servers send one or two (100, 103), a few keep a slow answer alive
+# with a 102 every 20 seconds; an upstream that sends more gets its connection dropped (502).
+_MAX_INTERIM: Final = 32
 
 
 class NoAnswer(Exception):
@@ -144,7 +147,7 @@ class Response:
         """Read the final head; interim ones go on as they come."""
         method = self._request.method
         reader = ResponseHeadReader(limit=RESPONSE_HEAD_LIMIT, request_method=method)
-        nothing_yet = True
+        nothing_yet, interim = True, 0
         while True:
             try:
                 data = await upstream.read()
@@ -164,7 +167,12 @@ class Response:
                     break
                 if not head.is_interim:
                     return head, reader.leftover
+                interim += 1
+                if interim > _MAX_INTERIM:
+                    raise BadAnswer("it sent too many interim responses")
                 if self._request.version == b"HTTP/1.1":
                     client.write(render_response_head(head.with_headers(end_to_end(head.headers))))
+                    if client.must_drain:
+                        await client.drain()
                 data = reader.leftover
                 reader = ResponseHeadReader(limit=RESPONSE_HEAD_LIMIT, request_method=method)

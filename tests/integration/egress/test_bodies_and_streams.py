@@ -101,6 +101,46 @@ async def test_expect_continue_reaches_both_ends():
         assert await client.response() == (200, b"ok")
 
 
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize(("count", "status"), [(32, 200), (33, 502)], ids=["enough", "too many"])
+async def test_interim_responses_are_counted(count, status, version):
+    async with (
+        Upstream(b"HTTP/1.1 103 Early Hints\r\n\r\n" * count + OK) as up,
+        Proxy(rest_policy(rest(A, up.port))) as proxy,
+    ):
+        sent = head(up.port, extra="Connection: close\r\n").replace(
+            b"HTTP/1.1", b"HTTP/" + version.encode()
+        )
+        answer = await proxy.say(sent)
+        assert answer.count(b"HTTP/1.1 103 ") == (min(count, 32) if version == "1.1" else 0)
+        assert parse(answer[answer.rindex(b"HTTP/1.1 ") :])[0] == status
+
+
+async def test_interim_responses_to_a_client_that_does_not_read_are_not_hoarded():
+    sent = 0
+
+    async def flood(reader, writer):
+        nonlocal sent
+        interim = b"HTTP/1.1 103 Early Hints\r\nLink: " + b"x" * 15_000 + b"\r\n\r\n"
+        while True:
+            writer.write(interim)
+            await writer.drain()
+            sent += len(interim)
+
+    async with Upstream(script=flood) as up, Proxy(rest_policy(rest(A, up.port))) as proxy:
+        client = await proxy.connect()
+        await client.send(head(up.port))
+        await client.head()
+        client.writer.transport.pause_reading()
+        before = -1
+        while sent != before:
+            before = sent
+            await asyncio.sleep(0.1)
+        client.close()
+    # What fits into the kernel's buffers was taken from the upstream, and no more.
+    assert sent < 20_000_000
+
+
 async def test_expect_continue_of_a_refused_request_gets_the_refusal():
     async with Upstream() as up, Proxy(rest_policy(rest(A, up.port, access="read-only"))) as proxy:
         extra = "Expect: 100-continue\r\nContent-Length: 4\r\n"
