@@ -45,7 +45,8 @@ def raw_terminal(*, enabled: bool) -> Iterator[None]:
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setraw(descriptor)
+        # Not TCSAFLUSH, the default: it would throw away what was typed ahead.
+        tty.setraw(descriptor, termios.TCSADRAIN)
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
