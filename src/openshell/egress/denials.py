@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, TypeAlias
 
-from openshell.egress.credentials import CredentialRefused
+from openshell.egress.credentials import NEEDS_TLS, CredentialRefused
 from openshell.egress.http1 import Headers
 from openshell.policy.decide import ConnectionDenied, RequestDenied
 
@@ -209,6 +209,12 @@ class Denials:
             text = "Credential is not authorized for this request endpoint"
             if tunnel:
                 return _message(403, refused.code, text)
+            return _json(403, {"error": refused.code, "detail": text, "message": text})
+        if refused.code == NEEDS_TLS:
+            text = (
+                "Credentials are not sent in clear text to an endpoint that speaks TLS: use https:// "
+                "(in a tunnel, start TLS); a plain service needs a port of its own, other than 443"
+            )
             return _json(403, {"error": refused.code, "detail": text, "message": text})
         text = "Credential placeholder could not be resolved"
         if refused.place in _UNSUPPORTED_PLACES:

@@ -14,6 +14,7 @@ import msgspec
 
 from openshell.egress.admission import Admission, Admitted, NotAdmitted
 from openshell.egress.credentials import (
+    NEEDS_TLS,
     CredentialRefused,
     CredentialSet,
     EndpointScope,
@@ -55,6 +56,8 @@ __all__ = [
 ]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+# What an author writes at an endpoint that speaks TLS.
+_TLS_WORDS = frozenset({"terminate", "passthrough"})
 # A request that names no host gets no value: a marker in it is refused.
 _NO_CREDENTIALS = CredentialSet()
 _VIA = (b"Via", b"1.1 openshell-sandbox")
@@ -98,6 +101,8 @@ class Route:
     host_field: bytes = field(init=False)
     configs: tuple[EndpointConfig, ...] = field(init=False)
     keeps_slash: bool = field(init=False)
+    # Clear text where TLS belongs: whoever downgraded it must not get a value of a credential.
+    is_downgraded: bool = field(init=False)
     kept: KeptFields = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +119,8 @@ class Route:
         # Nobody judges paths on a route that is not inspected.
         keeps_slash = not configs or any(config.allow_encoded_slash for config in configs)
         object.__setattr__(self, "keeps_slash", keeps_slash)
+        downgraded = self.scheme == "http" and _expects_tls(self.admitted)
+        object.__setattr__(self, "is_downgraded", downgraded)
         object.__setattr__(self, "kept", KeptFields())
 
     def renewed(self, admitted: Admitted) -> "Route":
@@ -273,6 +280,8 @@ def _write(
     rewritten = rewrite_head(credentials, plain, scope, now_ms=now_ms)
     if not isinstance(rewritten, Rewritten):
         return rewritten
+    if rewritten.used and route.is_downgraded:
+        return CredentialRefused(NEEDS_TLS, "header")
     if rewritten.head is plain:
         kept.headers, kept.wire = head.headers, render_fields(plain.headers)
     return render_request_head(rewritten.head)
@@ -289,6 +298,13 @@ def _prepare(route: Route, head: RequestHead, names: list[bytes], target: bytes)
     if route.absolute and b"via" not in names:
         kept.append(_VIA)
     return RequestHead(head.method, target, head.version, tuple(kept), head.framing)
+
+
+def _expects_tls(admitted: Admitted) -> bool:
+    endpoints = admitted.decision.endpoints
+    return admitted.request.port == _DEFAULT_PORTS["https"] or any(
+        config.endpoint.tls.lower() in _TLS_WORDS for config in endpoints
+    )
 
 
 def _must_scan(admitted: Admitted, generation: Generation) -> bool:

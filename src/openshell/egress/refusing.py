@@ -10,7 +10,7 @@ from typing import Final
 
 from openshell.egress.admission import DestinationRefused
 from openshell.egress.connection import ClientConnection, Services
-from openshell.egress.credentials import CredentialRefused
+from openshell.egress.credentials import NEEDS_TLS, CredentialRefused
 from openshell.egress.denials import Denial, RequestFacts
 from openshell.egress.events import Where
 from openshell.egress.judging import Fault, Refused
@@ -139,11 +139,13 @@ def _refuse_credential(
 ) -> Denial:
     policy = refused.route.admitted.decision.matched_policy
     denial = services.denials.credential_refused(credential, tunnel=not refused.route.absolute)
-    reason = (
-        "a credential is not authorized for this request endpoint"
-        if credential.is_mismatch
-        else f"a credential placeholder in the {credential.place} could not be resolved"
-    )
+    in_clear = credential.code == NEEDS_TLS
+    if in_clear:
+        reason = "a credential would have gone in clear text to an endpoint that speaks TLS"
+    elif credential.is_mismatch:
+        reason = "a credential is not authorized for this request endpoint"
+    else:
+        reason = f"a credential placeholder in the {credential.place} could not be resolved"
     services.log.request_denied(
         connection.actor,
         refused.where,
@@ -159,6 +161,12 @@ def _refuse_credential(
             "openshell.credentials.endpoint_mismatch",
             "Credential used outside its endpoint",
             f"{refused.where.host}:{refused.where.port} is no endpoint of the credential",
+        )
+    if in_clear:
+        services.log.finding(
+            "openshell.credentials.clear_text",
+            "Credential used without TLS",
+            f"{refused.where.host}:{refused.where.port} was spoken to in clear text",
         )
     return denial
 

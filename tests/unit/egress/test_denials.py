@@ -28,6 +28,7 @@ REQUEST = RequestDenied(
 )
 MISMATCH = CredentialRefused("credential_endpoint_mismatch", "header")
 IN_BODY = CredentialRefused("credential_unavailable", "request-body")
+IN_CLEAR = CredentialRefused("credential_needs_tls", "header")
 UNAVAILABLE = CredentialRefused("credential_unavailable", "request-target")
 
 ANSWERS: dict[str, tuple[Denial, int, str | None]] = {
@@ -68,6 +69,16 @@ ANSWERS: dict[str, tuple[Denial, int, str | None]] = {
         MAKE.credential_refused(MISMATCH, tunnel=False),
         403,
         "credential_endpoint_mismatch",
+    ),
+    "clear_tunnel": (
+        MAKE.credential_refused(IN_CLEAR, tunnel=True),
+        403,
+        "credential_needs_tls",
+    ),
+    "clear_forward": (
+        MAKE.credential_refused(IN_CLEAR, tunnel=False),
+        403,
+        "credential_needs_tls",
     ),
     "unavailable_tunnel": (
         MAKE.credential_refused(UNAVAILABLE, tunnel=True),

@@ -14,7 +14,12 @@ from openshell.egress.credentials.placeholder import (
     parse_placeholder,
     redact_placeholders,
 )
-from openshell.egress.credentials.rewrite import CredentialRefused, Rewritten, rewrite_head
+from openshell.egress.credentials.rewrite import (
+    NEEDS_TLS,
+    CredentialRefused,
+    Rewritten,
+    rewrite_head,
+)
 from openshell.egress.credentials.state import (
     Binding,
     CredentialSet,
@@ -23,6 +28,7 @@ from openshell.egress.credentials.state import (
 )
 
 __all__ = [
+    "NEEDS_TLS",
     "BadPattern",
     "Binding",
     "BoundEndpoint",

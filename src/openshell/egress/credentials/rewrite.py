@@ -12,6 +12,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
@@ -20,7 +21,10 @@ from openshell.egress.credentials.placeholder import find_marker, parse_placehol
 from openshell.egress.credentials.state import CredentialSet, Unresolved
 from openshell.egress.http1 import RequestHead, is_token, render_request_head
 
-__all__ = ["CredentialRefused", "Rewritten", "rewrite_head"]
+__all__ = ["NEEDS_TLS", "CredentialRefused", "Rewritten", "rewrite_head"]
+
+# The code of a request that would have carried a value in clear text where TLS was expected.
+NEEDS_TLS: Final = "credential_needs_tls"
 
 
 class Rewritten(msgspec.Struct, frozen=True):
@@ -37,8 +41,8 @@ class Rewritten(msgspec.Struct, frozen=True):
 class CredentialRefused:
     """Nothing may be sent.
 
-    `code` is credential_endpoint_mismatch or credential_unavailable; `place` says where the marker stood,
-    without any byte of it.
+    `code` is credential_endpoint_mismatch, credential_unavailable or credential_needs_tls; `place` says
+    where the marker stood, without any byte of it.
     """
 
     code: str
