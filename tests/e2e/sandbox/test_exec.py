@@ -86,7 +86,9 @@ async def test_a_requester_that_leaves_ends_its_command(world):
     relay = await world.gateway.relay(box, exec=target("sh", "-c", "echo here; sleep 100"))
     while (await relay.next()).WhichOneof("frame") != "stdout":
         pass
-    assert (await world.gateway.run(box, "pgrep", "sleep")).code == 0
+    async with asyncio.timeout(5):
+        while (await world.gateway.run(box, "pgrep", "sleep")).code != 0:
+            await asyncio.sleep(0.05)
     relay.close()
     async with asyncio.timeout(5):
         while (await world.gateway.run(box, "pgrep", "sleep")).code == 0:
