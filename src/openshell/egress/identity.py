@@ -42,6 +42,7 @@ _RECENT_OWNERS: Final = 32
 _MAX_TRUSTED: Final = 65536
 _MAX_HASHES: Final = 4096
 _CMDLINE_BYTES: Final = 65536
+_LIST_BYTES: Final = 1 << 20  # a hundred thousand process numbers, far more than a sandbox may have
 _CMDLINE_PATHS: Final = 64
 _HASH_CHUNK: Final = 1 << 20
 
@@ -315,7 +316,7 @@ class IdentityResolver:
     def _cmdline(self, pid: int, program: _Program, ancestors: list[_Program]) -> tuple[str, ...]:
         known = {program.path, *(ancestor.path for ancestor in ancestors)}
         try:
-            words = _read(f"{self._proc}/{pid}/cmdline").split(b"\0")
+            words = _read(f"{self._proc}/{pid}/cmdline", _CMDLINE_BYTES).split(b"\0")
         except OSError:
             return ()
         paths = (os.fsdecode(word) for word in words if word.startswith(b"/"))
@@ -401,9 +402,18 @@ def _policy_identity(owner: _Owner) -> tuple[_Mark, frozenset[_Mark], tuple[str,
     return chain[0], frozenset(chain), owner.cmdline
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, most: int = _LIST_BYTES) -> bytes:
+    """Read a file of /proc to its end, at most `most` bytes.
+
+    The kernel hands lists out a page at a time: one read of `children` would leave out whoever
+    stands behind a thousand siblings.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(descriptor, _CMDLINE_BYTES)
+        parts = []
+        while most > 0 and (part := os.read(descriptor, most)):
+            parts.append(part)
+            most -= len(part)
+        return b"".join(parts)
     finally:
         os.close(descriptor)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -237,3 +238,29 @@ async def test_an_unknown_connection_is_refused(diag):
         Peers(("127.0.0.1", 1), ("127.0.0.1", 2))
     )
     assert isinstance(found, IdentityUnknown)
+
+
+async def test_a_crowd_of_siblings_hides_nobody(diag, v4_server):
+    # More numbers than one page of the kernel's list of children holds.
+    crowd = """
+import os, signal, socket, sys
+os.setsid()
+for _ in range(1200):
+    if os.fork() == 0:
+        signal.pause()
+if os.fork() == 0:
+    s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+    signal.pause()
+signal.pause()
+"""
+    process = start(crowd, v4_server)
+    try:
+        accepted, _ = v4_server.accept()
+        with accepted:
+            found = await IdentityResolver(diag, os.getpid()).resolve(peers(accepted))
+            assert isinstance(found, Identity), found
+            assert found.pid != process.pid
+            assert found.ancestors == (PYTHON,)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        stop(process)
