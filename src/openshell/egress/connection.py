@@ -54,6 +54,8 @@ class ClientConnection:
 
     __slots__ = (
         "_services",
+        "_unsent",
+        "_unsent_since",
         "actor",
         "admitted",
         "deadline",
@@ -81,6 +83,9 @@ class ClientConnection:
         self.deadline: float | None = None
         # The last time a running exchange moved, for clients that have ended their direction.
         self.progress = 0.0
+        # What the client has not taken at the last sweep, and since when it takes nothing.
+        self._unsent = 0
+        self._unsent_since = 0.0
         # What a reload judges again: an open connection, a running exchange, a raw copy.
         self.admitted: Admitted | None = None
         self.judged: Judged | None = None
@@ -102,9 +107,16 @@ class ClientConnection:
 
     def sweep(self, now: float) -> None:
         """End what has taken too long."""
+        unsent = self.stream.unsent
+        if unsent != self._unsent:
+            # A slow reader is alive, also one that has ended its own direction.
+            self._unsent, self._unsent_since = unsent, now
+            self.progress = now
         if self.deadline is not None and now > self.deadline:
             self.deadline = None
             self.stream.abort("timed out")
+        elif unsent and now > self._unsent_since + self._services.limits.stalled_reader_seconds:
+            self.stream.abort("the client does not read")
         elif (
             self.judged is not None
             and self.stream.at_eof

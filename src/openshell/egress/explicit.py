@@ -174,7 +174,6 @@ class ExplicitProxy:
         kind = await self._pipeline.first_bytes(connection, self._services.limits.silent_seconds)
         if kind is None:
             upstream.abort()
-            connection.stream.close()
             return
         current = connection.admitted or admitted
         if kind is FirstBytes.TLS:

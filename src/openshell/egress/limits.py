@@ -32,6 +32,9 @@ class Limits:
     handshake_seconds: float = 15.0
     # A request body that stops coming.
     body_idle_seconds: float = 300.0
+    # A client that takes nothing of what we hold for it, while a response runs or after its last one.
+    # As long as for requests: a debugger or a pager may well pause a download. Reading slowly is fine.
+    stalled_reader_seconds: float = 300.0
     # A response that ends only by closing and stops coming (none for event streams): the client
     # sees a reset, never an end that it could take for complete.
     close_framed_idle_seconds: float = 60.0

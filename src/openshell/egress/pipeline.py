@@ -194,7 +194,6 @@ class Pipeline:
                     return head
                 data = await stream.read()
             reader.end_of_stream()
-            stream.close()
         except HeadRejected as rejected:
             self.unparsable(connection, dst, rejected)
             await say(connection, bare(rejected.status), None)

@@ -191,6 +191,9 @@ class EgressProxy:
                 await self._capture.serve(connection)
             else:
                 await self._explicit.serve(connection)
+        except asyncio.CancelledError:
+            connection.stream.abort("the proxy ends")
+            raise
         except ConnectionError:
             # Benign: the client or the upstream went away; what was decided has been recorded.
             pass
@@ -201,8 +204,12 @@ class EgressProxy:
             )
             raise
         finally:
-            connection.stream.close()
-            self._connections.discard(connection)
+            # The connection counts and is swept until the client has taken its last bytes.
+            try:
+                await connection.stream.end()
+            finally:
+                connection.stream.abort("the proxy ends")
+                self._connections.discard(connection)
 
     async def _sweep(self) -> None:
         while True:

@@ -11,8 +11,11 @@ No HTTP and no policy. Used by the pipeline's shells; the cores see only bytes.
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import ssl
+import sys
+import termios
 from typing import Final, cast
 
 __all__ = ["RESET", "Stream", "StreamLost", "TlsStream", "dial", "open_stream"]
@@ -24,6 +27,8 @@ _HIGH_WATER: Final = 256 * 1024
 _WRITE_HIGH: Final = 256 * 1024
 # One read of decrypted data; a TLS record has at most 16 KiB.
 _RECORD: Final = 64 * 1024
+# Size of a C int, as the kernel answers with.
+_INT: Final = 4
 # How long and how much is read from a client that was answered before its request had ended: closing
 # at once would reset the connection and lose the answer.
 _LINGER_SECONDS: Final = 1.0
@@ -133,6 +138,21 @@ class Stream(asyncio.Protocol):
     def must_drain(self) -> bool:
         return self._writing_paused or self._lost
 
+    @property
+    def unsent(self) -> int:
+        """Count what the peer has not taken, 0 while the kernel has taken everything from us.
+
+        The kernel's own queue is counted in: it empties long before the transport notices.
+        """
+        waiting = 0 if self._lost else self.transport.get_write_buffer_size()
+        if not waiting:
+            return 0
+        raw = self.transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, ValueError):
+            queued = fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(_INT))
+            waiting += int.from_bytes(queued, sys.byteorder)
+        return waiting
+
     async def read(self) -> bytes:
         """Return what has arrived, waiting for at least one byte; nothing means the end."""
         while not self._buffer:
@@ -183,9 +203,26 @@ class Stream(asyncio.Protocol):
             self.transport.write_eof()
 
     def close(self) -> None:
-        """Send what is written and close."""
+        """Send what is written and close, without an end: for what is written see `flush`."""
         if not self._lost:
             self.transport.close()
+
+    async def flush(self) -> None:
+        """Wait until the kernel has all that was written, or the connection is gone.
+
+        A peer that does not read keeps us here: the caller sees to it that somebody aborts.
+        """
+        if self._lost:
+            return
+        self.transport.set_write_buffer_limits(high=0)
+        with contextlib.suppress(StreamLost):
+            await self.drain()
+
+    async def end(self) -> None:
+        """Close after everything that was written has been sent."""
+        self.write_eof()
+        await self.flush()
+        self.close()
 
     def abort(self, reason: str = "") -> None:
         """Drop the connection now; a waiting reader is told `reason`."""
@@ -194,7 +231,10 @@ class Stream(asyncio.Protocol):
             self.transport.abort()
 
     async def finish(self) -> None:
-        """Close so that a client which is still sending gets to read our last words."""
+        """Close so that a client which is still sending gets to read our last words.
+
+        Waits for a client that reads slowly; as in `flush`, somebody must abort one that does not.
+        """
         self.write_eof()
         taken = 0
         try:
@@ -206,7 +246,7 @@ class Stream(asyncio.Protocol):
                     taken += len(data)
         except (TimeoutError, ConnectionError):
             pass
-        self.close()
+        await self.end()
 
     async def detach(self) -> tuple[socket.socket, bytes]:
         """Give up the transport; return the socket, non-blocking, and the bytes not read yet."""
