@@ -220,7 +220,7 @@ def test_ctrl_c_reaches_the_command_not_the_client(
     with Terminal(argv, gateway.environ) as terminal:
         # Said by the command itself, so that the shell has handed it the terminal.
         terminal.type(b"sh -c 'echo ready; exec sleep 985'; echo after $?\r")
-        terminal.read_until(b"\nready")
+        terminal.read_until(b"ready\r\n")
         terminal.type(b"\x03")
         terminal.type(b"echo alive $?\r")
         terminal.read_until(b"alive 130")
