@@ -115,9 +115,8 @@ class Relays:
         done = False
         try:
             takes_input = target.has_stdin or target.tty
-            up = self._tasks.start(
-                stream.send_output(execution, execution.log.reader(), release=True), "exec frames"
-            )
+            output = stream.send_output(execution, execution.log.reader(), release=True)
+            up = self._tasks.start(_until_closed(output), "exec frames")
             done = await _both(
                 stream, up, stream.receive(_ExecInput(execution, takes_input)), self._tasks
             )
@@ -136,9 +135,8 @@ class Relays:
         try:
             if target.stdin and not attachment.owns_input:
                 await stream.send(openshell_ext_pb2.ProcessFrame(stderr=_READ_ONLY))
-            up = self._tasks.start(
-                stream.send_output(execution, attachment.reader, release=False), "attach frames"
-            )
+            output = stream.send_output(execution, attachment.reader, release=False)
+            up = self._tasks.start(_until_closed(output), "attach frames")
             down = stream.receive(_AttachInput(execution, attachment.owns_input, stream))
             if await _both(stream, up, down, self._tasks):
                 self._main.delivered()
@@ -150,7 +148,7 @@ async def _both(
     stream: "_Stream", up: "asyncio.Task[None]", down: Coroutine[Any, Any, None], tasks: Tasks
 ) -> bool:
     """Run both directions; True when everything was sent, the exit included."""
-    receiver = tasks.start(down, "relay input")
+    receiver = tasks.start(_until_closed(down), "relay input")
     try:
         await asyncio.wait({up, receiver}, return_when=asyncio.FIRST_COMPLETED)
         if up.done():
@@ -164,6 +162,12 @@ async def _both(
         for task in (up, receiver):
             task.cancel()
         await asyncio.gather(up, receiver, return_exceptions=True)
+
+
+async def _until_closed(direction: Coroutine[Any, Any, None]) -> None:
+    """Carry one direction; a client or gateway that leaves ends it and is no failure of ours."""
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        await direction
 
 
 class _Input(Protocol):
