@@ -188,8 +188,9 @@ def _terms(first: ConnectionAllowed, shared: list[EndpointConfig], *, trusted: b
         protocols=tuple(sorted({c.protocol for c in inspected})),
         enforcement=tuple(sorted(words)),
         tls="skip" if leading is not None and leading.tls_skip else "auto",
-        allow=_request_rules(inspected, _allow),
-        deny=_request_rules(inspected, _deny),
+        # On an inspected connection the rules of every matching endpoint count together.
+        allow=_request_rules(shared if inspected else (), _allow),
+        deny=_request_rules(shared if inspected else (), _deny),
         allowed_ips=tuple(sorted(set(leading.endpoint.allowed_ips))) if leading else (),
         private_addresses=trusted,
         credentials=tuple(sorted({name for c in shared for name in _credentials(c.endpoint)})),
@@ -230,12 +231,12 @@ def _deny(endpoint: Endpoint) -> Iterable[L7Rule]:
 
 
 def _request_rules(
-    configs: list[EndpointConfig], rules_of: Callable[[Endpoint], Iterable[L7Rule]]
+    configs: Iterable[EndpointConfig], rules_of: Callable[[Endpoint], Iterable[L7Rule]]
 ) -> tuple[RequestRule, ...]:
     """Each rule once, without those that another one includes."""
     found = {
         RequestRule(
-            method=rule.method.upper() if config.protocol == "rest" else rule.method,
+            method=rule.method.upper() if _is_rest(config) else rule.method,
             path=rule.path,
             more=" ".join(_more(rule)),
             within="" if config.endpoint.path in _EVERY_PATH else config.endpoint.path,
@@ -243,7 +244,7 @@ def _request_rules(
         for config in configs
         for rule in rules_of(config.endpoint)
         # Such a rule never matches.
-        if config.protocol != "rest" or (rule.method and rule.path)
+        if not _is_rest(config) or (rule.method and rule.path)
     }
     return tuple(
         sorted(
@@ -256,6 +257,11 @@ def _request_rules(
             )
         )
     )
+
+
+def _is_rest(config: EndpointConfig) -> bool:
+    """Rules without a protocol of their own are read as those of the connection's."""
+    return config.protocol in ("rest", "", "tcp")
 
 
 def _more(rule: L7Rule) -> Iterator[str]:

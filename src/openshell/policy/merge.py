@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from openshell.policy.hosts import normalize_host
 from openshell.policy.merge_operations import (
@@ -40,6 +41,7 @@ from openshell.policy.model import Endpoint, SandboxPolicy
 from openshell.policy.overlap import Budget, hosts_overlap
 
 __all__ = [
+    "MAX_OPERATIONS",
     "AddAllowRules",
     "AddDenyRules",
     "AddRule",
@@ -55,6 +57,11 @@ __all__ = [
     "covers",
     "merge_policy",
 ]
+
+
+# Each operation looks at the whole policy, inside the transaction that stores the result; people
+# and the command line send a handful.
+MAX_OPERATIONS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,12 @@ def merge_policy(
     base: SandboxPolicy, operations: Sequence[MergeOperation], *, by_user: bool = True
 ) -> MergePlan | MergeRefused:
     """What the policy becomes. Shapes are checked for all operations before any is tried."""
+    if len(operations) > MAX_OPERATIONS:
+        return MergeRefused(
+            "too_many_operations",
+            RefusalKind.INVALID,
+            f"{len(operations)} operations are more than {MAX_OPERATIONS}; set the whole policy instead",
+        )
     for index, operation in enumerate(operations):
         refused = check_operation(operation)
         if refused is not None:
@@ -156,13 +169,12 @@ def _clashes(policy: SandboxPolicy) -> Iterator[_Clash]:
         if endpoint.protocol.strip().lower() not in ("", "tcp")
     ]
     budget = Budget()
-    for one in inspected:
-        contract = mcp_contract(one)
-        if contract is None:
-            continue
-        for two in inspected:
-            if two is not one and mcp_contract(two) != contract:
-                yield from _shared(one, two, budget)
+    contracts = [(endpoint, mcp_contract(endpoint)) for endpoint in inspected]
+    for one, contract in contracts:
+        if contract is not None:
+            for two, other in contracts:
+                if other != contract:
+                    yield from _shared(one, two, budget)
 
 
 def _shared(one: Endpoint, two: Endpoint, budget: Budget) -> Iterator[_Clash]:

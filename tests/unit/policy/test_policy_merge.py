@@ -132,6 +132,13 @@ def test_a_plan_says_which_rule_each_operation_met():
     assert [w.index for w in plan.warnings] == [0, 1]
 
 
+def test_a_batch_is_bounded():
+    removals = [mg.RemoveRule("r")] * mg.MAX_OPERATIONS
+    assert isinstance(mg.merge_policy(m.SandboxPolicy(), removals), mg.MergePlan)
+    refused = mg.merge_policy(m.SandboxPolicy(), [*removals, mg.RemoveRule("r")])
+    assert (refused.code, refused.kind) == ("too_many_operations", mg.RefusalKind.INVALID)
+
+
 @pytest.mark.parametrize(
     ("text", "blocked"),
     [
