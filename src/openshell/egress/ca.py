@@ -184,28 +184,26 @@ _NO_ISSUER: Final = frozenset({2, 18, 19, 20, 21})
 _OTHER_NAME: Final = frozenset({62, 64})
 
 
-def describe_tls_error(error: BaseException, host: str) -> tuple[str, str]:
-    """Tell apart why the TLS connection to an upstream failed: a code and one sentence."""
+def describe_tls_error(error: BaseException, host: str) -> str:
+    """Say in one sentence why the TLS connection to an upstream failed, for agents and logs."""
     if isinstance(error, ssl.SSLCertVerificationError):
         code = error.verify_code
         if code in _OTHER_NAME:
-            return "upstream_name_mismatch", f"the upstream's certificate is not for {host}"
+            return f"the upstream's certificate is not for {host}"
         if code in _EXPIRED:
-            return "upstream_expired", f"the certificate of {host} is not valid now"
+            return f"the certificate of {host} is not valid now"
         if code in _NO_ISSUER:
             return (
-                "upstream_untrusted",
-                (
-                    f"the certificate of {host} is not signed by a root that is trusted here; add its"
-                    " CA to the operator's upstream bundle"
-                ),
+                f"the certificate of {host} is not signed by a root that is trusted here; add its CA"
+                " to the gateway's upstream_ca_bundle"
             )
-        return "upstream_untrusted", f"the certificate of {host} was not accepted"
+        return f"the certificate of {host} was not accepted: {error.verify_message}"
     if isinstance(error, TimeoutError):
-        return "upstream_tls_timeout", f"the TLS handshake with {host} took too long"
+        return f"the TLS handshake with {host} took too long"
     if isinstance(error, ssl.SSLError):
-        return "upstream_tls_failed", f"the TLS handshake with {host} failed"
-    return "upstream_unreachable", f"the connection to {host} ended during the TLS handshake"
+        # OpenSSL's own word, such as WRONG_VERSION_NUMBER: the same whatever the upstream sent.
+        return f"the TLS handshake with {host} failed: {error.reason or 'no reason given'}"
+    return f"the connection to {host} ended during the TLS handshake"
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from openshell.egress.ca import describe_tls_error
 from openshell.egress.destination import Address
 from openshell.egress.stream import Stream, StreamLost, TlsStream, dial
 
@@ -129,7 +130,7 @@ class Upstreams:
                 return UpstreamLease(key, stream, reused=True)
         stream = await self.dial(key.addresses, key.port)
         if key.tls:
-            stream = await self._secure(stream, key.host)
+            stream = await self.secure(stream, key.host)
         return UpstreamLease(key, stream, reused=False)
 
     async def dial(self, addresses: tuple[Address, ...], port: int) -> Stream:
@@ -164,24 +165,15 @@ class Upstreams:
         """Closes every kept connection; leases are their holders' to close."""
         _close(self._pool.drop(lambda _: True))
 
-    async def _secure(self, plain: Stream, host: str) -> Stream:
+    async def secure(self, plain: Stream, host: str) -> Stream:
+        """TLS over a plain connection, verified for the host. Raises UpstreamFailed."""
         stream = TlsStream(plain, self._context, server_hostname=host)
         try:
             await stream.handshake(self._handshake_seconds)
-        except ssl.SSLCertVerificationError as error:
+        except (StreamLost, OSError, ValueError) as error:
+            # Errors of TLS and timeouts are OSErrors too.
             stream.abort()
-            raise UpstreamFailed(
-                "tls", f"certificate not trusted: {error.verify_message}"
-            ) from None
-        except ssl.SSLError as error:
-            stream.abort()
-            raise UpstreamFailed("tls", error.reason or "handshake failed") from None
-        except TimeoutError:
-            stream.abort()
-            raise UpstreamFailed("tls", "handshake timed out") from None
-        except (StreamLost, OSError, ValueError):
-            stream.abort()
-            raise UpstreamFailed("tls", "the upstream closed during the handshake") from None
+            raise UpstreamFailed("tls", describe_tls_error(error, host)) from None
         except BaseException:
             stream.abort()
             raise

@@ -45,19 +45,19 @@ def test_a_strict_client_verifies_the_leaf(ca, host):
 
 
 REFUSALS = {
-    "another name": ("b.example", True, "upstream_name_mismatch"),
-    "not our root": ("a.example", False, "upstream_untrusted"),
+    "another name": ("b.example", True, "is not for b.example"),
+    "not our root": ("a.example", False, "not signed by a root that is trusted here"),
 }
 
 
-@pytest.mark.parametrize(("name", "trusted", "code"), REFUSALS.values(), ids=REFUSALS.keys())
-def test_reasons_are_told_apart(ca, name, trusted, code):
+@pytest.mark.parametrize(("name", "trusted", "words"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_reasons_are_told_apart(ca, name, trusted, words):
     context = ca.server_context("a.example", NOW)
     shake(context, client_context(ca.certificate_pem), "a.example")
     roots = ca.certificate_pem if trusted else SandboxCA(NOW).certificate_pem
     with pytest.raises(ssl.SSLError) as caught:
         shake(context, client_context(roots), name)
-    assert describe_tls_error(caught.value, name)[0] == code
+    assert words in describe_tls_error(caught.value, name)
 
 
 def test_an_expired_leaf_is_named(ca):
@@ -69,7 +69,7 @@ def test_an_expired_leaf_is_named(ca):
             client_context(old.certificate_pem),
             "a.example",
         )
-    assert describe_tls_error(caught.value, "a.example")[0] == "upstream_expired"
+    assert "is not valid now" in describe_tls_error(caught.value, "a.example")
 
 
 def test_contexts_are_kept_bounded_and_renewed():
