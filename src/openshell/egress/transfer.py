@@ -72,10 +72,11 @@ class RequestBody:
 
     def _feed(self, data: bytes, client: Stream) -> BodyPart:
         part = self._decoder.feed(data)
-        if self._scanner is not None:
-            for piece in part.data:
-                if self._scanner.feed(piece):
-                    raise MarkerInBody
+        if self._scanner is not None and part.data:
+            # One look at all that came in one read: chunks of single bytes would cost a look each.
+            pieces = part.data
+            if self._scanner.feed(pieces[0] if len(pieces) == 1 else b"".join(pieces)):
+                raise MarkerInBody
         if part.done:
             client.unread(self._decoder.leftover)
         return part
