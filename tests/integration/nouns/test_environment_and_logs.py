@@ -183,7 +183,7 @@ async def test_lines_are_cut_and_counted(gateway):
     assert len(last.message) == 8192
     assert len(last.level) == 256
     assert len(last.fields) == 64
-    assert {len(value) for value in last.fields.values()} == {4096}
+    assert {len(value) for value in last.fields.values()} == {8192}
 
 
 @pytest.mark.parametrize(

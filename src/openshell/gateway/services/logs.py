@@ -33,8 +33,8 @@ MAX_WORD: Final = 256
 """Characters of a level, a target or a field's name."""
 MAX_FIELDS: Final = 64
 """Fields of one line; our own events have under thirty."""
-MAX_FIELD_VALUE: Final = 4096
-"""Characters of one field."""
+MAX_FIELD_VALUE: Final = 8192
+"""Characters of one field: an event in its JSON form arrives whole, a cut one could not be read."""
 
 SOURCE_SANDBOX: Final = "sandbox"
 SOURCE_GATEWAY: Final = "gateway"
