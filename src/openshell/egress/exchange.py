@@ -82,10 +82,11 @@ class Exchanges:
             return await self._marker(outcome, head, answer=True)
         for attempt in (1, 2):
             try:
-                upstream = await self._upstream(fresh=attempt == 2)
+                upstream, waited = await self._upstream(fresh=attempt == 2)
             except UpstreamFailed as failed:
                 return await self._unreachable(outcome, head, failed)
-            if self._services.holder.current.number != outcome.generation:
+            # Meanwhile the generation may have changed, or a credential have reached its end.
+            if waited or self._services.holder.current.number != outcome.generation:
                 outcome = self._judge(head)
                 if isinstance(outcome, Refused):
                     return await self._refuse(outcome, head)
@@ -119,7 +120,8 @@ class Exchanges:
         self.route = outcome.route
         return outcome
 
-    async def _upstream(self, *, fresh: bool) -> Stream:
+    async def _upstream(self, *, fresh: bool) -> tuple[Stream, bool]:
+        """Return a connection, and whether time may have passed for it."""
         epoch = self._services.holder.current.credentials.epoch
         key = self._link.key
         if key.credential_epoch != epoch:
@@ -130,9 +132,9 @@ class Exchanges:
         if not fresh:
             ready = self._link.ready()
             if ready is not None:
-                return ready
+                return ready, False
         self._connection.deadline = None
-        return await self._link.open(fresh=fresh)
+        return await self._link.open(fresh=fresh), True
 
     async def _exchange(
         self, judged: Judged, head: RequestHead, body: RequestBody, upstream: Stream

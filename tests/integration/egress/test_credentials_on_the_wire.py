@@ -1,6 +1,9 @@
 """Placeholders become secrets at bound endpoints only, and nothing else leaves or shows."""
 
+import asyncio
 import base64
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +20,7 @@ from integration.egress.harness import (
     rest,
     rest_policy,
 )
+from openshell.egress.credentials import CredentialSet
 from openshell.ocsf import to_json
 
 CREDENTIALS = {"environment": {"TOKEN": SECRET}}
@@ -225,3 +229,73 @@ async def test_requests_that_repeat_their_fields_are_each_looked_at():
     sent = [each.header(b"x-api-key") for each in up.requests]
     assert sent == [SECRET.encode()] * 3 + [b"mine"] * 3
     nothing_leaked(proxy)
+
+
+def held(proxy, port, revision, value, **extra):
+    return CredentialSet.build(
+        revision, {"TOKEN": value}, bound(A, port), previous=proxy.credentials, **extra
+    )
+
+
+class Rotating(Proxy):
+    """A proxy whose credentials change while its policy stays."""
+
+    @property
+    def credentials(self):
+        return self.holder.current.credentials
+
+    def rotate(self, credentials):
+        current = self.holder.current
+        self.holder.swap(replace(current, number=current.number + 1, credentials=credentials))
+
+
+@pytest.mark.parametrize("secure", [True, False], ids=["https", "http"])
+async def test_a_kept_connection_uses_the_newest_credentials_or_none(secure):
+    async with Upstream(tls_name=A if secure else None) as up:
+        policy = rest_policy(rest(A, up.port))
+        async with Rotating(policy, bindings=bound(A, up.port), **CREDENTIALS) as proxy:
+            client = await (proxy.tls if secure else proxy.tunnel)(A, up.port)
+            old = request(up.port, f"X-Key: {PLACEHOLDER}")
+            new = request(up.port, f"X-Key: {PLACEHOLDER.replace('v1', 'v2')}")
+            for _ in range(2):
+                assert await client.request(old) == (200, b"ok")
+            assert up.connections == 1
+            proxy.rotate(held(proxy, up.port, 2, "rotated-value"))
+            for _ in range(2):
+                assert await client.request(new) == (200, b"ok")
+            # What carried the old value carries nothing else.
+            assert up.connections == 2
+            proxy.rotate(proxy.credentials.revoked())
+            status, body = problem(await client.say(new))
+    assert (status, body["error"]) == (500, "credential_unavailable")
+    assert [each.header(b"x-key") for each in up.requests] == [
+        SECRET.encode(),
+        SECRET.encode(),
+        b"rotated-value",
+        b"rotated-value",
+    ]
+
+
+async def test_a_credential_that_ends_while_its_upstream_is_dialled_is_not_sent():
+    async with Upstream() as up:
+        policy = rest_policy(rest(A, up.port))
+        async with Rotating(policy, bindings=bound(A, up.port), **CREDENTIALS) as proxy:
+            ends = time.time_ns() // 1_000_000 + 1000
+            proxy.rotate(held(proxy, up.port, 2, SECRET, expires_at_ms={"TOKEN": ends}))
+            dial = proxy.proxy._upstreams.dial
+
+            async def slow(addresses, port):
+                await asyncio.sleep(1.1)
+                return await dial(addresses, port)
+
+            sent = request(up.port, f"X-Key: {PLACEHOLDER.replace('v1', 'v2')}").replace(
+                b"GET /", f"GET http://{A}:{up.port}/".encode()
+            )
+            client = await proxy.connect()
+            assert (await client.request(sent)) == (200, b"ok")
+            proxy.proxy._upstreams.dial = slow
+            proxy.proxy._upstreams.close()
+            other = await proxy.connect()
+            status, body = problem(await other.say(sent))
+    assert (status, body["error"]) == (500, "credential_injection_failed")
+    assert len(up.requests) == 1
