@@ -138,7 +138,7 @@ class Denials:
     # Requests in the absolute form.
 
     def https_needs_connect(self) -> Denial:
-        body = b"Use CONNECT for HTTPS URLs"
+        body = b"Use CONNECT for HTTPS URLs\n"
         headers = ((b"Content-Type", b"text/plain"), (b"Content-Length", b"%d" % len(body)), _CLOSE)
         return Denial(400, headers, body)
 
@@ -245,7 +245,8 @@ def _where(host: str, port: int) -> str:
 
 
 def _json(status: int, body: _JsonBody, *extra: tuple[bytes, bytes]) -> Denial:
-    text = json.dumps(body).encode()
+    # People read these with curl: without the newline their prompt would follow the brace.
+    text = json.dumps(body).encode() + b"\n"
     return Denial(status, (_JSON, (b"Content-Length", b"%d" % len(text)), _CLOSE, *extra), text)
 
 

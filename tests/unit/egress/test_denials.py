@@ -110,6 +110,10 @@ def test_a_client_can_read_it(denial: Denial, status: int, code: str | None) -> 
     while isinstance(event := client.next_event(), h11.Data):
         body += event.data
     assert isinstance(event, h11.EndOfMessage)
+    assert (b"content-length", b"%d" % len(body)) in list(response.headers)
+    # A shell's prompt begins on a line of its own behind what curl printed.
+    assert not body or body.endswith(b"\n")
+    assert b"\n" not in body[:-1]
     if code is not None:
         assert json.loads(body)["error"] == code
     assert denial.render(with_body=False).endswith(b"\r\n\r\n")
