@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from peers import ProxyPeer, free_port, program, squid, tinyproxy, wait_port
 from table import Peer, Row
 
 from openshell.sdk.client import SandboxClient
@@ -111,67 +111,54 @@ class _Ports:
     http: int
     raw: int
     https: int
-    tinyproxy: int
 
 
 def rows() -> Iterator[Row]:
-    if shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+    if program("nginx") is None:
         print("  proxy rows need nginx: make system", file=sys.stderr)
         return
     with tempfile.TemporaryDirectory(prefix="osb-") as name:
         directory = Path(name)
         directory.chmod(0o755)
-        ports = _Ports(*_free_ports(4))
-        upstreams = _start_upstreams(directory, ports)
-        try:
-            toml = f'[openshell.drivers.local]\nupstream_ca_bundle = "{directory}/ca.pem"\n'
-            with (
-                PrivateGateway(toml=toml) as gateway,
-                gateway.client() as client,
-                ready_sandbox(client, sandbox_spec(network=_policy(ports))) as ref,
-            ):
-                pid = _supervisor(gateway, ref.id)
-                yield from _small(client, ref.id, pid, ports)
-                yield from _bulk(client, ref.id, pid, ports)
-                yield _memory_after_tls(gateway, client, ports)
-        finally:
-            for process in upstreams:
-                process.terminate()
-                process.wait()
+        ports = _Ports(free_port(), free_port(), free_port())
+        toml = f'[openshell.drivers.local]\nupstream_ca_bundle = "{directory}/ca.pem"\n'
+        with (
+            _upstream(directory, ports),
+            squid(directory) as keeping,
+            tinyproxy(directory) as closing,
+            PrivateGateway(toml=toml) as gateway,
+            gateway.client() as client,
+            ready_sandbox(client, sandbox_spec(network=_policy(ports))) as ref,
+        ):
+            pid = _supervisor(gateway, ref.id)
+            yield from _small(client, ref.id, pid, ports, keeping)
+            yield from _new_connections(client, ref.id, ports, closing)
+            yield from _bulk(client, ref.id, pid, ports)
+            yield _memory_after_tls(gateway, client, ports)
 
 
-def _start_upstreams(directory: Path, ports: _Ports) -> list[subprocess.Popen[bytes]]:
+@contextlib.contextmanager
+def _upstream(directory: Path, ports: _Ports) -> Iterator[None]:
     (directory / "www").mkdir()
     (directory / "www/small").write_bytes(b"x" * 512)
     with (directory / "www/bulk").open("wb") as file:
         file.truncate(_BULK_BYTES)
     make_certificates(directory / "ca.pem", directory / "leaf.pem", _ALIAS)
+    user = "" if os.getuid() else "user root;"
     (directory / "nginx.conf").write_text(
-        _NGINX.format(dir=directory, http=ports.http, raw=ports.raw, https=ports.https)
-        if os.getuid()
-        else "user root;"
-        + _NGINX.format(dir=directory, http=ports.http, raw=ports.raw, https=ports.https)
+        user + _NGINX.format(dir=directory, http=ports.http, raw=ports.raw, https=ports.https)
     )
-    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
-    processes = [
-        subprocess.Popen(
-            [nginx, "-c", directory / "nginx.conf", "-p", directory], stderr=subprocess.DEVNULL
-        )
-    ]
-    if shutil.which("tinyproxy"):
-        (directory / "tinyproxy.conf").write_text(
-            f"Port {ports.tinyproxy}\nListen 127.0.0.1\nLogLevel Error\nMaxClients 50\nAllow 127.0.0.1\n"
-        )
-        processes.append(
-            subprocess.Popen(
-                ["tinyproxy", "-d", "-c", directory / "tinyproxy.conf"],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        )
-    for port in (ports.http, ports.https):
-        _wait_port(port)
-    return processes
+    process = subprocess.Popen(
+        [program("nginx") or "nginx", "-c", directory / "nginx.conf", "-p", directory],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for port in (ports.http, ports.https):
+            wait_port(port)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def _policy(ports: _Ports) -> str:
@@ -184,58 +171,73 @@ def _policy(ports: _Ports) -> str:
     )
 
 
-def _small(client: SandboxClient, sandbox: str, pid: int, ports: _Ports) -> Iterator[Row]:
+def _small(
+    client: SandboxClient, sandbox: str, pid: int, ports: _Ports, peer: ProxyPeer | None
+) -> Iterator[Row]:
     authority = f"{_ALIAS}:{ports.http}"
-    inside = (
-        PYTHON,
-        "-c",
-        _SMALL,
-        "10.200.0.1",
-        "3128",
-        f"http://{authority}/small",
-        str(_REQUESTS),
-        authority,
-    )
-    direct = (
-        PYTHON,
-        "-c",
-        _SMALL,
-        "127.0.0.1",
-        str(ports.http),
-        "/small",
-        str(_REQUESTS),
-        authority,
-    )
-    added, cpu = [], []
+    inside = ("10.200.0.1", "3128", f"http://{authority}/small", str(_REQUESTS), authority)
+    direct = ("127.0.0.1", str(ports.http), "/small", str(_REQUESTS), authority)
+    added, cpu, others, others_cpu = [], [], [], []
     for _ in range(_ROUNDS):
-        base = _median(_host(direct))
+        base = _median(_host((PYTHON, "-c", _SMALL, *direct)))
         before = _cpu_seconds(pid)
-        proxied = _median(_inside(client, sandbox, inside))
+        proxied = _median(_inside(client, sandbox, (PYTHON, "-c", _SMALL, *inside)))
         cpu.append((_cpu_seconds(pid) - before) / (_REQUESTS + 200) * 1e6)
         added.append((proxied - base) / 1000)
-    yield Row("added latency per proxied request, plain HTTP L7, keep-alive", 0.3, "ms", added)
+        if peer is not None:
+            before = _cpu_seconds(peer.pid)
+            through = _median(_host((PYTHON, "-c", _SMALL, *_through(peer, ports, _REQUESTS))))
+            others_cpu.append((_cpu_seconds(peer.pid) - before) / (_REQUESTS + 200) * 1e6)
+            others.append((through - base) / 1000)
+    yield Row(
+        "added latency per proxied request, plain HTTP L7, keep-alive",
+        0.3,
+        "ms",
+        added,
+        _peers(peer, others),
+    )
     yield Row(
         "CPU per proxied request, keep-alive, plain HTTP L7, one client that waits",
         100,
         "us",
         cpu,
+        _peers(peer, others_cpu),
         note="the process sleeps and wakes twice for each",
     )
-    yield _busy(client, sandbox, pid, inside[3:])
-    # tinyproxy closes after each request, so only new connections compare.
-    yield from _new_connections(client, sandbox, ports)
+    yield _busy(client, sandbox, pid, inside, ports, peer)
 
 
-def _busy(client: SandboxClient, sandbox: str, pid: int, arguments: tuple[str, ...]) -> Row:
+def _through(peer: ProxyPeer, ports: _Ports, count: int) -> tuple[str, ...]:
+    """Arguments of the clients for a proxy on the host."""
+    authority = f"127.0.0.1:{ports.http}"
+    return "127.0.0.1", str(peer.port), f"http://{authority}/small", str(count), authority
+
+
+def _peers(peer: ProxyPeer | None, samples: list[float]) -> list[Peer]:
+    return [] if peer is None else [Peer(peer.name, statistics.median(samples))]
+
+
+def _busy(
+    client: SandboxClient,
+    sandbox: str,
+    pid: int,
+    arguments: tuple[str, ...],
+    ports: _Ports,
+    peer: ProxyPeer | None,
+) -> Row:
     """What bounds the requests per second and core: the proxy has always something to do."""
-    samples = []
+    samples, others = [], []
     for _ in range(_ROUNDS):
         before = _cpu_seconds(pid)
-        command = (PYTHON, "-c", _BUSY, *arguments, str(_CLIENTS))
-        done = int(_inside(client, sandbox, command))
+        done = int(_inside(client, sandbox, (PYTHON, "-c", _BUSY, *arguments, str(_CLIENTS))))
         samples.append((_cpu_seconds(pid) - before) / done * 1e6)
+        if peer is not None:
+            before = _cpu_seconds(peer.pid)
+            command = (PYTHON, "-c", _BUSY, *_through(peer, ports, _REQUESTS), str(_CLIENTS))
+            done = int(_host(command))
+            others.append((_cpu_seconds(peer.pid) - before) / done * 1e6)
     what = f"CPU per proxied request, keep-alive, plain HTTP L7, {_CLIENTS} clients at once"
-    return Row(what, 100, "us", samples)
+    return Row(what, 100, "us", samples, _peers(peer, others))
 
 
 _FRESH = """
@@ -254,20 +256,23 @@ print(json.dumps(times))
 """
 
 
-def _new_connections(client: SandboxClient, sandbox: str, ports: _Ports) -> Iterator[Row]:
+def _new_connections(
+    client: SandboxClient, sandbox: str, ports: _Ports, peer: ProxyPeer | None
+) -> Iterator[Row]:
     authority = f"{_ALIAS}:{ports.http}"
     inside = (PYTHON, "-c", _FRESH, "10.200.0.1", "3128", f"http://{authority}/small", authority)
     direct = (PYTHON, "-c", _FRESH, "127.0.0.1", str(ports.http), "/small", authority)
-    tiny = (
-        PYTHON, "-c", _FRESH, "127.0.0.1", str(ports.tinyproxy),
-        f"http://127.0.0.1:{ports.http}/small", f"127.0.0.1:{ports.http}",
-    )  # fmt: skip
     base = _median(_host(direct))
     samples = [(_median(_inside(client, sandbox, inside)) - base) / 1000 for _ in range(_ROUNDS)]
-    peers = []
-    if shutil.which("tinyproxy"):
-        peers.append(Peer("tinyproxy", (_median(_host(tiny)) - base) / 1000))
-    yield Row("added latency, plain HTTP, new connection each", 2.0, "ms", samples, peers)
+    others = []
+    if peer is not None:
+        host, port, target, _, named = _through(peer, ports, 1)
+        others.append(
+            (_median(_host((PYTHON, "-c", _FRESH, host, port, target, named))) - base) / 1000
+        )
+    yield Row(
+        "added latency, plain HTTP, new connection each", 2.0, "ms", samples, _peers(peer, others)
+    )
 
 
 def _bulk(client: SandboxClient, sandbox: str, pid: int, ports: _Ports) -> Iterator[Row]:
@@ -344,24 +349,3 @@ def _host(argv: tuple[str, ...]) -> str:
 def _median(text: str) -> float:
     times = sorted(json.loads(text))
     return float(times[len(times) // 2])
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for item in sockets:
-        item.bind(("127.0.0.1", 0))
-    ports = [item.getsockname()[1] for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports
-
-
-def _wait_port(port: int) -> None:
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise RuntimeError(f"nothing listens on port {port}")

@@ -1,14 +1,16 @@
 #!/bin/sh
 # The one place that names system packages. None is needed to run OpenShell; tests and benchmarks use
 # them as clients and peers, and say so when one is missing.
-#   (no argument)  install all; needs root on Debian or Ubuntu
-#   --optional     install what is missing if possible, otherwise say so and go on
+#   (no argument)  install all; needs root on Debian or Ubuntu. Some peers are services that their
+#                  packages start: this is for a machine of your own
+#   --optional     install the clients that tests use, if possible, otherwise say so and go on
 set -eu
 
 # command -> package
 WANTED="curl:curl git:git openssl:openssl"
-PEERS="bwrap:bubblewrap tinyproxy:tinyproxy-bin nginx:nginx-light"
+PEERS="bwrap:bubblewrap tinyproxy:tinyproxy-bin nginx:nginx-light squid:squid"
 
+[ "${1:-}" = "--optional" ] && PEERS=""
 missing=""
 for pair in $WANTED $PEERS; do
   command=${pair%%:*}
