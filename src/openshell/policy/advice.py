@@ -20,8 +20,14 @@ __all__ = [
     "fix_candidate",
     "lift_deny_rule",
     "no_policy_reason",
+    "place",
     "set_access",
 ]
+
+
+def place(host: str, port: int) -> str:
+    """Write host and port so that an IPv6 address keeps its border to the port."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def no_policy_reason() -> str:
@@ -29,7 +35,7 @@ def no_policy_reason() -> str:
 
 
 def endpoint_reason(host: str, port: int) -> str:
-    return f"endpoint {host}:{port} is not allowed by any policy"
+    return f"endpoint {place(host, port)} is not allowed by any policy"
 
 
 def binary_reason(
@@ -44,7 +50,9 @@ def binary_reason(
 
 
 def _endpoint(host: str, port: int) -> str:
-    return f"{{host: {host}, port: {port}}}"
+    # An IPv6 address is a YAML string in quotes only.
+    shown = f'"{host}"' if ":" in host else host
+    return f"{{host: {shown}, port: {port}}}"
 
 
 def add_rule(host: str, port: int, binary: str | None) -> str:

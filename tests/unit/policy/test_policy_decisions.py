@@ -3,6 +3,7 @@
 import time
 
 import pytest
+import yaml
 
 from openshell.policy import (
     ConnectionAllowed,
@@ -57,8 +58,6 @@ def test_hosts(case):
 @pytest.mark.parametrize("case", load("rest"))
 def test_rest(case):
     text = {"host": "a.x.com", "port": 443, "protocol": "rest", "enforcement": "enforce"}
-    import yaml
-
     document = yaml.safe_dump(
         {
             "version": 1,
@@ -85,6 +84,20 @@ def test_rest(case):
         ]
         code = "" if word == "allow" else f" {decision.reason_code}"
         assert f"{word}{code}" == wanted, line
+
+
+@pytest.mark.parametrize("host", ["2606:4700::1", "::2", "a.x.org", "10.1.2.3"])
+def test_a_refused_address_can_be_told_from_its_port_and_the_advice_followed(host):
+    compiled = compile_policy(policy(r=([rest(access="full")], [CURL])), generation=1)
+    refused = ask(compiled, host=host, port=8080)
+    shown = f"[{host}]" if ":" in host else host
+    assert refused.reason == f"endpoint {shown}:8080 is not allowed by any policy"
+    endpoint = yaml.safe_load(refused.suggestion.partition("endpoint ")[2].partition(" and ")[0])
+    assert endpoint == {"host": host, "port": 8080}
+    document = {"version": 1, "network_policies": {"r": {"endpoints": [endpoint]}}}
+    document["network_policies"]["r"]["binaries"] = [{"path": CURL}]
+    followed = compile_policy(parse_policy(yaml.safe_dump(document), source="x"), generation=2)
+    assert isinstance(ask(followed, host=host, port=8080), ConnectionAllowed)
 
 
 def test_reasons_of_refused_connections():
