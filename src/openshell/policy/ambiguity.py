@@ -18,6 +18,13 @@ from openshell.policy.globs import GlobError, TextMatcher
 from openshell.policy.hosts import compile_host, is_wildcard_host, normalize_host
 from openshell.policy.model import Endpoint, SandboxPolicy
 from openshell.policy.overlap import Budget, hosts_overlap, paths_overlap
+from openshell.policy.protocols import (
+    RPC_PROTOCOLS,
+    graphql_body_bytes,
+    has_graphql_policy,
+    requires_strict_tool_names,
+    rpc_body_bytes,
+)
 
 __all__ = ["check_ambiguity"]
 
@@ -132,7 +139,20 @@ def _request_fields(endpoint: Endpoint, protocol: str) -> _Fields:
         ("signing_service", endpoint.signing_service),
         ("signing_region", endpoint.signing_region),
         ("credential_binding.provider", binding.provider if binding else ""),
+        *_protocol_fields(endpoint, protocol),
     )
+
+
+def _protocol_fields(endpoint: Endpoint, protocol: str) -> Iterator[tuple[str, str]]:
+    """What two endpoints of the same protocol must agree on besides."""
+    if protocol == "graphql":
+        yield "graphql_max_body_bytes", str(graphql_body_bytes(endpoint))
+    elif protocol in RPC_PROTOCOLS:
+        yield "max_body_bytes", str(rpc_body_bytes(endpoint))
+    if protocol == "mcp":
+        yield "mcp.strict_tool_names", str(requires_strict_tool_names(endpoint)).lower()
+    if protocol == "websocket":
+        yield "has_graphql_policy", str(has_graphql_policy(endpoint)).lower()
 
 
 def _pairs(entries: list[_Entry], budget: Budget) -> Iterator[tuple[_Entry, _Entry]]:
@@ -186,6 +206,9 @@ def _conflicts(first: _Entry, second: _Entry, budget: Budget) -> Iterator[tuple[
 
 
 def _differences(first: _Fields, second: _Fields) -> Iterator[tuple[str, str, str]]:
-    for (name, one), (_, two) in zip(first, second, strict=True):
+    """Of two protocols only the fields that both have; they stand first, in one order."""
+    for (name, one), (other, two) in zip(first, second, strict=False):
+        if name != other:
+            return
         if one != two:
             yield name, one or "unset", two or "unset"

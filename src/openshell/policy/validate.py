@@ -2,17 +2,18 @@
 
 Every violation is reported, with a stable code and its place. Endpoint by endpoint checks are in
 `validate_endpoint`, pairs of endpoints in `ambiguity`. What needs the outside world (attached
-providers, the policy before) is checked elsewhere. What the schema knows but nothing here carries
-out yet is refused by name: code `not_supported_yet`.
+providers, the policy before) is checked elsewhere. What the language knows but this version's proxy
+does not carry out is refused by name, code `not_supported_yet`: see `features`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from openshell.policy.ambiguity import check_ambiguity
+from openshell.policy.features import ENFORCED, Feature, check_features
 from openshell.policy.findings import Finding, Severity, errors_of
 from openshell.policy.model import (
     PROVIDER_KEY_PREFIX,
@@ -22,6 +23,7 @@ from openshell.policy.model import (
     SandboxPolicy,
 )
 from openshell.policy.validate_endpoint import check_endpoint
+from openshell.policy.validate_middleware import check_middlewares
 
 __all__ = [
     "MAX_FILESYSTEM_PATHS",
@@ -44,9 +46,15 @@ _NUMERIC_ID = re.compile(r"[1-9][0-9]{0,9}")
 _MAX_ID: Final = 4294967294
 
 
-def validate_policy(policy: SandboxPolicy) -> tuple[Finding, ...]:
-    """Everything wrong with the policy, and everything odd about it."""
-    return tuple(_findings(policy))
+def validate_policy(
+    policy: SandboxPolicy, *, features: Collection[Feature] = ENFORCED
+) -> tuple[Finding, ...]:
+    """Everything wrong with the policy, and everything odd about it.
+
+    `features`: what is enforced; the default is what this version does. Widen it only to judge the
+    language itself.
+    """
+    return (*check_features(policy, features), *_findings(policy))
 
 
 def check_authored(policy: SandboxPolicy) -> tuple[Finding, ...]:
@@ -84,12 +92,7 @@ def _findings(policy: SandboxPolicy) -> Iterator[Finding]:
         )
     for key in sorted(policy.network_policies):
         yield from _check_rule(policy.network_policies[key])
-    for key in sorted(policy.network_middlewares):
-        yield _error(
-            "not_supported_yet",
-            f"network_middlewares.{key}",
-            "network_middlewares is not supported yet by this version; remove it",
-        )
+    yield from check_middlewares(policy)
     yield from check_ambiguity(policy)
 
 

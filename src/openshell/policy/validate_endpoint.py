@@ -1,106 +1,90 @@
-"""Checks of one endpoint by itself: host, ports, inspection, rules, credentials.
+"""Checks of one endpoint by itself: host, ports, addresses, credentials, words.
 
-Called by `validate` only. Messages begin with the rule's display name, those about inspection name
-the endpoint's position; codes are stable.
+Called by `validate` only; what concerns inspection is in `validate_inspection`, single rules in
+`validate_rules`. Codes are stable.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from typing import Final
 
-from openshell.policy.findings import Finding, Severity
+from openshell.policy.findings import Finding
 from openshell.policy.globs import GlobError, check_glob
 from openshell.policy.hosts import is_acceptable_host, is_wildcard_host
-from openshell.policy.model import Endpoint, L7Rule, NetworkRule
+from openshell.policy.model import Endpoint, NetworkRule
+from openshell.policy.protocols import PROTOCOLS
 from openshell.policy.rest import ACCESS_PRESETS
+from openshell.policy.validate_inspection import check_inspection, check_tcp
+from openshell.policy.validate_report import Report, shortened
+from openshell.policy.validate_rules import check_rules
 
 __all__ = ["check_endpoint"]
 
-_PROTOCOLS: Final = ("tcp", "rest", "websocket", "graphql", "sql", "json-rpc", "mcp")
-# What the evaluator and the proxy carry out; the other protocols are refused by name.
-_BUILT: Final = ("", "rest")
-_REST_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "*")
 # Shorter prefixes open much more than one network.
 _BROAD_PREFIX: Final = 16
-
-
-class _Report:
-    """Makes findings that know their rule and endpoint."""
-
-    def __init__(self, rule: NetworkRule, index: int) -> None:
-        self._name = rule.display_name
-        self._index = index
-        self._where = f"network_policies.{rule.key}.endpoints[{index}]"
-
-    def error(self, code: str, field: str, message: str) -> Finding:
-        text = f"network policy '{self._name}': {message}"
-        return Finding(code, Severity.ERROR, self._at(field), text)
-
-    def warning(self, code: str, field: str, message: str) -> Finding:
-        text = f"network policy '{self._name}': endpoint {self._index}: {message}"
-        return Finding(code, Severity.WARNING, self._at(field), text)
-
-    def l7(self, code: str, field: str, reason: str) -> Finding:
-        return self.error(
-            code, field, f"endpoint {self._index} has invalid L7 configuration: {reason}"
-        )
-
-    def unbuilt(self, field: str, what: str) -> Finding:
-        return self.error(
-            "not_supported_yet",
-            field,
-            f"endpoint {self._index}: {what} is not supported yet by this version; remove it",
-        )
-
-    def _at(self, field: str) -> str:
-        return f"{self._where}.{field}" if field else self._where
+# A label and a name, as DNS carries them.
+_MAX_LABEL: Final = 63
+_MAX_NAME: Final = 253
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
+_SIGNING: Final = ("sigv4", "sigv4:body", "sigv4:no_body")
 
 
 def check_endpoint(endpoint: Endpoint, rule: NetworkRule, index: int) -> Iterator[Finding]:
-    report = _Report(rule, index)
-    yield from _check_host(endpoint, report)
+    report = Report(rule, index)
+    protocol = endpoint.protocol.lower()
+    yield from _check_host(endpoint, protocol, report)
     yield from _check_ports(endpoint, report)
     yield from _check_allowed_ips(endpoint, report)
-    yield from _check_unbuilt_keys(endpoint, report)
+    yield from _check_signing(endpoint, report)
     yield from _check_binding(endpoint, report)
     yield from _check_words(endpoint, report)
-    protocol = endpoint.protocol.lower()
-    if protocol and protocol not in _PROTOCOLS:
+    if protocol and protocol not in PROTOCOLS:
         yield report.l7(
             "unknown_protocol",
             "protocol",
             f"unknown protocol '{endpoint.protocol[:40]}' "
             "(expected tcp, rest, websocket, graphql, sql, json-rpc, or mcp)",
         )
-    elif protocol not in _BUILT:
-        yield report.unbuilt("protocol", f"protocol '{protocol}'")
+    elif protocol == "tcp":
+        yield from check_tcp(endpoint, report)
     else:
-        yield from _check_l7(endpoint, report)
-        yield from _check_rules(endpoint, report)
+        yield from check_inspection(endpoint, protocol, report)
+        yield from check_rules(endpoint, protocol, report)
 
 
-def _check_host(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
+def _check_host(endpoint: Endpoint, protocol: str, report: Report) -> Iterator[Finding]:
     host = endpoint.host
     if not host:
-        if endpoint.protocol == "tcp":
+        if protocol == "tcp":
             yield report.error("tcp_host", "host", "protocol tcp requires a DNS hostname")
+        elif protocol == "mcp":
+            yield report.l7(
+                "mcp_host", "host", "an mcp endpoint needs a host: protocol alone is not a wildcard"
+            )
         elif not endpoint.allowed_ips:
             yield report.error(
                 "empty_host", "host", "endpoint host must not be empty unless allowed_ips is set"
             )
         return
-    if not is_wildcard_host(host):
+    if protocol == "tcp":
+        yield from _check_tcp_host(host, report)
+    if is_wildcard_host(host):
+        yield from _check_wildcard(host, report)
+    elif protocol != "tcp":
         bare = host.removeprefix("[").removesuffix("]")
         if not is_acceptable_host(host) or "/" in host or ("]:" in host) or _has_port(bare):
             yield report.warning(
                 "host_never_matches",
                 "host",
-                f"host '{host[:80]}' can match nothing; write a name or an address without "
+                f"host '{shortened(host)}' can match nothing; write a name or an address without "
                 "scheme, port or path",
             )
-        return
+
+
+def _check_wildcard(host: str, report: Report) -> Iterator[Finding]:
     labels = host.split(".")
     if len(labels) <= 2 and host.startswith(("*.", "**.")):
         yield report.error(
@@ -112,8 +96,8 @@ def _check_host(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
         yield report.error(
             "host_wildcard",
             "host",
-            f"invalid host wildcard '{host[:80]}'; '*' may stand for one label or be part of the "
-            "first, '**' only for the first labels, and two literal labels must follow",
+            f"invalid host wildcard '{shortened(host)}'; '*' may stand for one label or be part of "
+            "the first, '**' only for the first labels, and two literal labels must follow",
         )
 
 
@@ -139,7 +123,51 @@ def _is_readable_host(host: str) -> bool:
     return True
 
 
-def _check_ports(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
+def _check_tcp_host(host: str, report: Report) -> Iterator[Finding]:
+    """Names only, because policy DNS answers for them."""
+    if _is_address(host):
+        yield report.error(
+            "tcp_host_literal", "host", "protocol tcp must use a DNS hostname, not an IP literal"
+        )
+        return
+    reason = _why_no_name(host)
+    if reason:
+        yield report.error(
+            "tcp_host_selector",
+            "host",
+            f"invalid DNS host selector '{shortened(host)}': {reason}",
+        )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _why_no_name(host: str) -> str:
+    """What keeps a selector from naming hosts of DNS; wildcards stand for one letter."""
+    if host != host.strip():
+        return "white space around it"
+    if any(char.isspace() for char in host):
+        return "white space inside"
+    if host.endswith("."):
+        return "trailing dot"
+    if "{" in host or "}" in host:
+        return "braces are not supported"
+    labels = host.lower().replace("**", "x").replace("*", "x").split(".")
+    if not all(labels):
+        return "empty label"
+    if any(len(label) > _MAX_LABEL for label in labels):
+        return f"a label is longer than {_MAX_LABEL} characters"
+    if len(host) > _MAX_NAME or not all(_LABEL.fullmatch(label) for label in labels):
+        return "not a DNS name"
+    return ""
+
+
+def _check_ports(endpoint: Endpoint, report: Report) -> Iterator[Finding]:
     if not endpoint.ports:
         yield report.error("no_port", "port", "endpoint must declare at least one port")
     for port in endpoint.ports:
@@ -149,7 +177,7 @@ def _check_ports(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
             )
 
 
-def _check_allowed_ips(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
+def _check_allowed_ips(endpoint: Endpoint, report: Report) -> Iterator[Finding]:
     for index, text in enumerate(endpoint.allowed_ips):
         field = f"allowed_ips[{index}]"
         try:
@@ -163,25 +191,32 @@ def _check_allowed_ips(endpoint: Endpoint, report: _Report) -> Iterator[Finding]
             yield report.warning("allowed_ip_broad", field, message)
 
 
-def _check_unbuilt_keys(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
-    keys: tuple[tuple[str, object], ...] = (
-        ("websocket_credential_rewrite", endpoint.websocket_credential_rewrite),
-        ("request_body_credential_rewrite", endpoint.request_body_credential_rewrite),
-        ("persisted_queries", endpoint.persisted_queries),
-        ("graphql_persisted_queries", endpoint.graphql_persisted_queries),
-        ("graphql_max_body_bytes", endpoint.graphql_max_body_bytes),
-        ("json_rpc", endpoint.mcp is None and endpoint.json_rpc_max_body_bytes),
-        ("mcp", endpoint.mcp is not None),
-        ("credential_signing", endpoint.credential_signing),
-        ("signing_service", endpoint.signing_service),
-        ("signing_region", endpoint.signing_region),
-    )
-    for key, value in keys:
-        if value:
-            yield report.unbuilt(key, key)
+def _check_signing(endpoint: Endpoint, report: Report) -> Iterator[Finding]:
+    signing = endpoint.credential_signing
+    if not signing:
+        return
+    if signing not in _SIGNING:
+        yield report.error(
+            "signing_unknown",
+            "credential_signing",
+            f"unrecognized credential_signing value '{signing[:40]}' "
+            f"(expected {', '.join(_SIGNING)})",
+        )
+    if not endpoint.signing_service:
+        yield report.error(
+            "signing_service",
+            "signing_service",
+            "credential_signing set but signing_service is empty",
+        )
+    if endpoint.request_body_credential_rewrite:
+        yield report.error(
+            "signing_and_rewrite",
+            "request_body_credential_rewrite",
+            "credential_signing and request_body_credential_rewrite are mutually exclusive",
+        )
 
 
-def _check_binding(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
+def _check_binding(endpoint: Endpoint, report: Report) -> Iterator[Finding]:
     if endpoint.credential_binding is None:
         return
     provider = endpoint.credential_binding.provider
@@ -196,7 +231,7 @@ def _check_binding(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
         )
 
 
-def _check_words(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
+def _check_words(endpoint: Endpoint, report: Report) -> Iterator[Finding]:
     """Values that mean something, though perhaps not what was meant."""
     if endpoint.tls.lower() in ("terminate", "passthrough"):
         yield report.warning(
@@ -221,76 +256,3 @@ def _check_words(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
             "tls",
             "tls: skip leaves encrypted traffic uninspected: rules do not apply",
         )
-
-
-def _check_l7(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
-    if endpoint.path and not endpoint.path.startswith("/") and endpoint.path != "**":
-        yield report.l7("endpoint_path", "path", "path must start with '/' or be '**'")
-    if endpoint.rules and endpoint.access:
-        yield report.l7("rules_and_access", "rules", "rules and access are mutually exclusive")
-    if not endpoint.protocol:
-        if endpoint.deny_rules:
-            yield report.l7("deny_without_protocol", "deny_rules", "deny_rules require protocol")
-        if endpoint.rules or endpoint.access:
-            yield report.warning(
-                "rules_without_protocol",
-                "protocol",
-                "rules and access do not restrict a connection without protocol; "
-                "add protocol: rest",
-            )
-        return
-    if not endpoint.rules and not endpoint.access:
-        yield report.l7(
-            "no_rules", "rules", "protocol requires rules or access to define allowed traffic"
-        )
-        if endpoint.deny_rules:
-            yield report.l7("deny_without_base", "deny_rules", "deny_rules require rules or access")
-    if endpoint.rules and all(rule.is_blank for rule in endpoint.rules):
-        yield report.l7("deny_all", "rules", "rules would deny all traffic")
-
-
-def _check_rules(endpoint: Endpoint, report: _Report) -> Iterator[Finding]:
-    if endpoint.path:
-        yield from _check_glob(endpoint.path, "path", report)
-    for name, rules in (("rules", endpoint.rules), ("deny_rules", endpoint.deny_rules)):
-        suffix = ".allow" if name == "rules" else ""
-        for index, rule in enumerate(rules):
-            yield from _check_rule(rule, f"{name}[{index}]{suffix}", report)
-
-
-def _check_rule(rule: L7Rule, field: str, report: _Report) -> Iterator[Finding]:
-    keys: tuple[tuple[str, object], ...] = (
-        ("command", rule.command),
-        ("operation_type", rule.operation_type),
-        ("operation_name", rule.operation_name),
-        ("fields", rule.fields),
-        ("params", rule.params),
-    )
-    for key, value in keys:
-        if value:
-            yield report.unbuilt(f"{field}.{key}", "tool or params" if key == "params" else key)
-    if rule.method and rule.method.upper() not in _REST_METHODS:
-        yield report.warning(
-            "unknown_method", f"{field}.method", f"expected one of {' '.join(_REST_METHODS)}"
-        )
-    if not rule.method or not rule.path:
-        yield report.warning(
-            "rule_never_matches", field, "the rule never matches: method and path are both needed"
-        )
-    if rule.path:
-        yield from _check_glob(rule.path, f"{field}.path", report)
-    for name, matcher in sorted(rule.query.items()):
-        if matcher.glob and matcher.any_of:
-            yield report.l7(
-                "matcher", f"{field}.query.{name}", "a matcher is one glob or any, not both"
-            )
-        for glob in matcher.globs:
-            yield from _check_glob(glob, f"{field}.query.{name}", report)
-
-
-def _check_glob(glob: str, field: str, report: _Report) -> Iterator[Finding]:
-    try:
-        check_glob(glob)
-    except GlobError as error:
-        message = f"the pattern cannot be read ({error}): requests that meet it are refused"
-        yield report.warning("unreadable_glob", field, message)
