@@ -8,6 +8,8 @@ credential. Which refusal applies, and writing it, is the pipeline's business. `
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,6 +17,7 @@ from typing import Final, TypeAlias
 
 from openshell.egress.credentials import NEEDS_TLS, CredentialRefused
 from openshell.egress.http1 import Headers
+from openshell.ocsf import HostPort
 from openshell.policy.decide import ConnectionDenied, RequestDenied
 
 __all__ = ["Denial", "Denials", "RequestFacts", "bare"]
@@ -26,6 +29,11 @@ _POLICY_NAME_LIMIT: Final = 128
 
 # Places of `CredentialRefused` where a later release may put credentials.
 _UNSUPPORTED_PLACES: Final = {"request-target": "a path or query", "request-body": "a body"}
+
+# What a command line may hold as it is: a name or IPv4 address, a path without glob or shell meaning.
+_PLAIN_HOST: Final = re.compile(r"[A-Za-z0-9.-]+")
+_PLAIN_PATH: Final = re.compile(r"(/[A-Za-z0-9._~%@+,=-]*)+")
+_NO_ENDPOINT: Final = frozenset({"no_policy", "endpoint_not_allowed"})
 
 _JsonBody: TypeAlias = Mapping[str, object]
 
@@ -58,8 +66,7 @@ class RequestFacts:
 
     @property
     def where(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return _where(self.host, self.port)
 
 
 def bare(status: int) -> Denial:
@@ -70,11 +77,11 @@ def bare(status: int) -> Denial:
 class Denials:
     """Makes the answers of one sandbox."""
 
-    __slots__ = ("_command",)
+    __slots__ = ("_sandbox",)
 
     def __init__(self, sandbox: str) -> None:
-        # The sandbox's own name is all that is needed to make the command one that can be pasted.
-        self._command = f"openshell policy set {sandbox} --policy FILE"
+        # The sandbox's own name is all that is needed to make a command one that can be pasted.
+        self._sandbox = shlex.quote(sandbox)
 
     # Connections: CONNECT, absolute form, captured.
 
@@ -175,7 +182,11 @@ class Denials:
             # Proposals from inside the sandbox are not built; the contract's form of "off" is empty.
             "next_steps": [],
         }
-        body |= self._advice(decision.reason_code, decision.nearest_rule, decision.suggestion)
+        change = ""
+        plain = request.method.isalpha() and _PLAIN_PATH.fullmatch(request.path)
+        if decision.reason_code == "no_allow" and plain:
+            change = f"--add-allow {request.host}:{request.port}:{request.method}:{request.path}"
+        body |= self._advice(decision, request.host, change)
         policy = decision.policy.encode("ascii", "replace")[:_POLICY_NAME_LIMIT]
         shown = bytes(byte if 0x20 <= byte < 0x7F else 0x3F for byte in policy)
         return _json(403, body, (b"X-OpenShell-Policy", shown))
@@ -227,21 +238,32 @@ class Denials:
         body: dict[str, object] = {"error": "policy_denied", "detail": detail}
         if decision.reason:
             body["reason"] = decision.reason
-        body |= self._advice(decision.reason_code, decision.nearest_rule, decision.suggestion)
+        change = ""
+        if decision.reason_code in _NO_ENDPOINT and decision.binary:
+            endpoint = f"{decision.host}:{decision.port}"
+            change = f"--add-endpoint {endpoint} --binary {shlex.quote(decision.binary)}"
+        body |= self._advice(decision, decision.host, change)
         return _json(403, body)
 
-    def _advice(self, code: str, nearest: str | None, suggestion: str) -> dict[str, object]:
-        advice: dict[str, object] = {"reason_code": code}
-        if nearest:
-            advice["nearest_rule"] = nearest
-        if suggestion:
-            advice["suggestion"] = suggestion
-            advice["command"] = self._command
+    def _advice(
+        self, decision: ConnectionDenied | RequestDenied, host: str, change: str
+    ) -> dict[str, object]:
+        """What came nearest, and the command that makes the smallest change where one can."""
+        advice: dict[str, object] = {"reason_code": decision.reason_code}
+        if decision.nearest_rule:
+            advice["nearest_rule"] = decision.nearest_rule
+        if decision.suggestion:
+            advice["suggestion"] = decision.suggestion
+            # Whatever an agent chose stands in the command only if no shell and no glob reads it.
+            if change and _PLAIN_HOST.fullmatch(host):
+                advice["command"] = f"openshell policy update {self._sandbox} {change}"
+            else:
+                advice["command"] = f"openshell policy set {self._sandbox} --policy FILE"
         return advice
 
 
 def _where(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(HostPort(host, port))
 
 
 def _json(status: int, body: _JsonBody, *extra: tuple[bytes, bytes]) -> Denial:

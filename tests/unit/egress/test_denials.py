@@ -128,8 +128,55 @@ def test_a_refused_connection_says_what_would_help() -> None:
         "reason_code": "endpoint_not_allowed",
         "nearest_rule": "web",
         "suggestion": "add it",
-        "command": "openshell policy set demo --policy FILE",
+        "command": "openshell policy update demo --add-endpoint api.example:443 --binary /usr/bin/curl",
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "code", "change"),
+    [
+        (
+            "/v1/items",
+            "api.example",
+            "no_allow",
+            "update demo --add-allow api.example:443:POST:/v1/items",
+        ),
+        ("/v1/items", "api.example", "deny_rule", "set demo --policy FILE"),
+        ("/v1/*", "api.example", "no_allow", "set demo --policy FILE"),
+        ("/v1/[CREDENTIAL]", "api.example", "no_allow", "set demo --policy FILE"),
+        ("/v1;rm -rf ~", "api.example", "no_allow", "set demo --policy FILE"),
+        ("/$(id)", "api.example", "no_allow", "set demo --policy FILE"),
+        ("/v1", "2606::1", "no_allow", "set demo --policy FILE"),
+    ],
+)
+def test_the_command_for_a_request_holds_nothing_that_a_shell_or_glob_reads(
+    path: str, host: str, code: str, change: str
+) -> None:
+    denied = RequestDenied("web", None, code, "no", False, None, "allow it", 1)
+    facts = RequestFacts("POST", path, host, 443, "/usr/bin/curl")
+    body = json.loads(MAKE.request_denied(denied, facts).body)
+    assert body["command"] == f"openshell policy {change}"
+
+
+@pytest.mark.parametrize(
+    ("host", "binary", "change"),
+    [
+        (
+            "api.example",
+            "/opt/a b;c",
+            "update demo --add-endpoint api.example:443 --binary '/opt/a b;c'",
+        ),
+        ("api.example", None, "set demo --policy FILE"),
+        ("a$(id)", "/usr/bin/curl", "set demo --policy FILE"),
+        ("2606::1", "/usr/bin/curl", "set demo --policy FILE"),
+    ],
+)
+def test_the_command_for_a_connection_is_safe_to_paste(
+    host: str, binary: str | None, change: str
+) -> None:
+    denied = ConnectionDenied(host, 443, binary, "endpoint_not_allowed", "no", None, "add it", 1)
+    body = json.loads(MAKE.connect_denied(denied).body)
+    assert body["command"] == f"openshell policy {change}"
 
 
 def test_a_refused_request_carries_the_contract_fields() -> None:
@@ -157,3 +204,9 @@ def test_a_policy_name_cannot_add_a_field() -> None:
     hostile = RequestDenied("a\r\nX: é", None, "no_allow", "x", False, None, "", 1)
     denial = MAKE.request_denied(hostile, FACTS)
     assert (b"X-OpenShell-Policy", b"a??X: ?") in denial.headers
+
+
+def test_a_method_that_a_shell_would_read_is_not_in_the_command() -> None:
+    facts = RequestFacts("GET`id`", "/v1", "api.example", 443, "/usr/bin/curl")
+    body = json.loads(MAKE.request_denied(REQUEST, facts).body)
+    assert body["command"] == "openshell policy set demo --policy FILE"
