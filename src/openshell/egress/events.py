@@ -55,6 +55,10 @@ class Where(msgspec.Struct, frozen=True):
     port: int
     path: str
 
+    @property
+    def place(self) -> HostPort:
+        return HostPort(self.host, self.port)
+
 
 class EventLog:
     """Builds events and hands them to the sink."""

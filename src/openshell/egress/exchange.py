@@ -33,7 +33,7 @@ from openshell.egress.transfer import (
     Response,
 )
 from openshell.egress.upstream import UpstreamFailed, UpstreamKey
-from openshell.ocsf import HostPort, Refusal, Severity
+from openshell.ocsf import Refusal, Severity
 from openshell.policy.decide import RequestAudited
 
 __all__ = ["Exchanges"]
@@ -289,10 +289,8 @@ class Exchanges:
         return False
 
     def _fail(self, judged: Judged, message: str) -> None:
-        where = judged.where
-        self._services.log.connection_failed(
-            self._connection.actor, HostPort(where.host, where.port), message
-        )
+        log = self._services.log
+        log.connection_failed(self._connection.actor, judged.where.place, message)
 
     def _record(self, judged: Judged) -> None:
         """Write the one event of a request that goes out."""
@@ -304,12 +302,12 @@ class Exchanges:
             word = "allow"
         if judged.route.configs:
             engine = "l7"
-            message = f"L7_REQUEST {word} {where.method} {where.host}:{where.port}{where.path}"
+            message = f"L7_REQUEST {word} {where.method} {where.place}{where.path}"
             if detail:
                 message = f"{message} reason={detail}"
         else:
             engine = "opa"
-            message = f"HTTP_REQUEST {where.method} {where.host}:{where.port}{where.path}"
+            message = f"HTTP_REQUEST {where.method} {where.place}{where.path}"
         self._services.log.request_allowed(
             self._connection.actor,
             where,

@@ -74,7 +74,7 @@ class Pipeline:
             services.log.finding(
                 "openshell.credentials.traffic_uninspectable",
                 "Credentialed traffic cannot be inspected",
-                f"{request.host}:{request.port} carries credentials and would be a raw tunnel",
+                f"{HostPort(request.host, request.port)} carries credentials and would be a raw tunnel",
             )
             return services.denials.uninspected_credentials(request.host, request.port)
         return None
@@ -239,12 +239,13 @@ class Pipeline:
     def opened(self, connection: ClientConnection, admitted: Admitted, how: str) -> None:
         """Record that a tunnel or a captured connection was allowed."""
         request, decision = admitted.request, admitted.decision
+        dst = HostPort(request.host, request.port)
         inspected = "_L7" if decision.l7_configs else ""
         self._services.log.connection_allowed(
             connection.actor,
-            HostPort(request.host, request.port),
+            dst,
             decision.matched_policy,
-            f"{how}{inspected} allowed {request.host}:{request.port}",
+            f"{how}{inspected} allowed {dst}",
         )
 
     def unparsable(

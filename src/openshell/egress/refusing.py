@@ -160,13 +160,13 @@ def _refuse_credential(
         services.log.finding(
             "openshell.credentials.endpoint_mismatch",
             "Credential used outside its endpoint",
-            f"{refused.where.host}:{refused.where.port} is no endpoint of the credential",
+            f"{refused.where.place} is no endpoint of the credential",
         )
     if in_clear:
         services.log.finding(
             "openshell.credentials.clear_text",
             "Credential used without TLS",
-            f"{refused.where.host}:{refused.where.port} was spoken to in clear text",
+            f"{refused.where.place} was spoken to in clear text",
         )
     return denial
 

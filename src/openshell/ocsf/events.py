@@ -115,6 +115,10 @@ class HostPort(msgspec.Struct, frozen=True, gc=False):
     host: str
     port: int
 
+    def __str__(self) -> str:
+        """Write it as in URLs, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 class ProcessRef(msgspec.Struct, frozen=True, gc=False):
     """A process by its executable's path (or `-` when unknown) and its id."""

@@ -170,3 +170,15 @@ def test_json_pairs_numbers_and_labels():
 @pytest.mark.parametrize("event", [e for e, _ in LINES.values()], ids=LINES.keys())
 def test_json_is_one_line(event):
     assert b"\n" not in ocsf.to_json(event)
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("a.example", "a.example:80"),
+        ("10.0.0.1", "10.0.0.1:80"),
+        ("2001:db8::1", "[2001:db8::1]:80"),
+    ],
+)
+def test_an_end_is_written_as_in_urls(host, shown):
+    assert str(HostPort(host, 80)) == shown
