@@ -94,6 +94,10 @@ class Admission:
         # The lookup took time: the newest generation has the last word.
         return self._judge(request, self._holder.current, addresses)
 
+    def could_resolve(self, host: str) -> bool:
+        """Say whether any program may want the host: others need not learn its addresses."""
+        return self._holder.current.policy.could_resolve(host, relaxed=self._relaxed)
+
     def readmit(self, admitted: Admitted, generation: Generation) -> Admitted | NotAdmitted:
         """Judge an open connection again."""
         return self._judge(admitted.request, generation, admitted.plan.addresses)

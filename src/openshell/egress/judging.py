@@ -171,12 +171,9 @@ def judge(
     if not _names(route, head):
         return Refused(route, Fault.AUTHORITY, _where(route, head, "/"))
     decision = admitted.decision
-    # Kept fields have passed here before, on this very route.
-    names = [] if head.headers is route.kept.headers else lowered(head.headers)
-    if b"upgrade" in names:
-        fault = _refused_upgrade(head.upgrade_tokens(), inspected=bool(route.configs))
-        if fault is not None:
-            return Refused(route, fault, _where(route, head, "/"))
+    fault = _refused_upgrade(route, head)
+    if fault is not None:
+        return Refused(route, fault, _where(route, head, "/"))
     try:
         target = canonicalize(head.target, allow_encoded_slash=route.keeps_slash)
     except TargetRejected as rejected:
@@ -251,11 +248,15 @@ def _same_authority(route: Route, value: bytes) -> bool:
     return port == request.port and named.host.rstrip(".") == request.host.lower().rstrip(".")
 
 
-def _refused_upgrade(tokens: frozenset[bytes], *, inspected: bool) -> Fault | None:
+def _refused_upgrade(route: Route, head: RequestHead) -> Fault | None:
     """Name the upgrade that is refused; others are dropped with the fields that ask for them."""
+    # Kept fields have passed here before, on this very route.
+    if head.headers is route.kept.headers or b"upgrade" not in lowered(head.headers):
+        return None
+    tokens = head.upgrade_tokens()
     if b"websocket" in tokens:
         return Fault.WEBSOCKET
-    return Fault.H2C if b"h2c" in tokens and inspected else None
+    return Fault.H2C if b"h2c" in tokens and route.configs else None
 
 
 def _write(

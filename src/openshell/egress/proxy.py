@@ -56,6 +56,29 @@ class Listeners:
     dns_tcp: Sequence[socket.socket] = ()
 
 
+class _RefusedNames:
+    """Reports refused names, but not every time a client asks for one again."""
+
+    def __init__(self, log: EventLog, clock: Callable[[], float]) -> None:
+        self._log = log
+        self._clock = clock
+        self._reported: dict[str, float] = {}
+
+    def report(self, refusal: DnsRefusal) -> None:
+        now = self._clock()
+        key = refusal.host or ""
+        if now - self._reported.get(key, -_NAME_REPORT_SECONDS) < _NAME_REPORT_SECONDS:
+            return
+        self._reported.pop(key, None)
+        if len(self._reported) >= _NAMES_REPORTED:
+            oldest = next(iter(self._reported))
+            if now - self._reported[oldest] < _NAME_REPORT_SECONDS:
+                return
+            del self._reported[oldest]
+        self._reported[key] = now
+        self._log.name_refused(refusal.host or "-", refusal.reason)
+
+
 class EgressProxy:
     """Everything a sandbox sends goes through one of these."""
 
@@ -77,16 +100,15 @@ class EgressProxy:
         now_ms: Callable[[], int] = _wall_ms,
     ) -> None:
         """`sandbox` is the name in suggested commands, `hostname` the sandbox's own."""
-        loop = asyncio.get_running_loop()
-        self._limits = limits or Limits()
+        clock = asyncio.get_running_loop().time
+        limits = limits or Limits()
         self._listeners = listeners
-        self._holder = holder
         self._log = EventLog(events, now_ms)
         self._upstreams = Upstreams(
             upstream_tls,
-            clock=loop.time,
-            dial_seconds=self._limits.dial_seconds,
-            handshake_seconds=self._limits.handshake_seconds,
+            clock=clock,
+            dial_seconds=limits.dial_seconds,
+            handshake_seconds=limits.handshake_seconds,
         )
         self._services = Services(
             holder=holder,
@@ -95,27 +117,11 @@ class EgressProxy:
             ca=ca,
             log=self._log,
             denials=Denials(sandbox),
-            limits=self._limits,
-            clock=loop.time,
+            limits=limits,
+            clock=clock,
             now_ms=now_ms,
         )
-        self._names = SyntheticTable(loop.time)
-        self._relaxed = relaxed_identity
-        self._dns = DnsServer(
-            self._names,
-            could_resolve=self._could_resolve,
-            on_refused=self._name_refused,
-            clock=loop.time,
-            own_hostname=hostname,
-        )
-        pipeline = Pipeline(self._services)
-        self._explicit = ExplicitProxy(pipeline)
-        own = {str(sock.getsockname()[0]) for sock in (*listeners.proxy, *listeners.dns_udp)}
-        self._capture = CaptureAdapter(
-            pipeline,
-            host_for=self._names.host_for,
-            own_addresses=frozenset(own - {"0.0.0.0", "::"}),
-        )
+        self._dns, self._explicit, self._capture = _doors(self._services, listeners, hostname)
         self._connections: set[ClientConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         # Counted from the moment of accepting, before there is a connection object.
@@ -123,7 +129,6 @@ class EgressProxy:
         self._room = asyncio.Event()
         self._room.set()
         self._busy = asyncio.Event()
-        self._reported: dict[str, float] = {}
         self._unsubscribe: Callable[[], None] | None = None
 
     @property
@@ -133,7 +138,7 @@ class EgressProxy:
 
     async def start(self) -> None:
         """Begin to accept. Until then the kernel keeps clients waiting."""
-        self._unsubscribe = self._holder.subscribe(self._reload)
+        self._unsubscribe = self._services.holder.subscribe(self._reload)
         await self._dns.start(tuple(self._listeners.dns_udp), tuple(self._listeners.dns_tcp))
         for sock in self._listeners.proxy:
             self._accept(sock, is_captured=False)
@@ -165,7 +170,7 @@ class EgressProxy:
         self._spawn(loop.run(), "accept connections")
 
     async def _has_room(self) -> None:
-        while self._open >= self._limits.max_connections:
+        while self._open >= self._services.limits.max_connections:
             self._room.clear()
             await self._room.wait()
 
@@ -228,24 +233,6 @@ class EgressProxy:
             connection.reevaluate(generation)
         self._upstreams.drop_older(generation.credentials.epoch)
 
-    def _could_resolve(self, host: str) -> bool:
-        return self._holder.current.policy.could_resolve(host, relaxed=self._relaxed)
-
-    def _name_refused(self, refusal: DnsRefusal) -> None:
-        """Report a refused name, but not every time a client asks for it again."""
-        now = self._services.clock()
-        key = refusal.host or ""
-        if now - self._reported.get(key, -_NAME_REPORT_SECONDS) < _NAME_REPORT_SECONDS:
-            return
-        self._reported.pop(key, None)
-        if len(self._reported) >= _NAMES_REPORTED:
-            oldest = next(iter(self._reported))
-            if now - self._reported[oldest] < _NAME_REPORT_SECONDS:
-                return
-            del self._reported[oldest]
-        self._reported[key] = now
-        self._log.name_refused(refusal.host or "-", refusal.reason)
-
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
@@ -260,6 +247,26 @@ class EgressProxy:
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "a task of the egress proxy failed", "exception": error, "task": task}
             )
+
+
+def _doors(
+    services: Services, listeners: Listeners, hostname: str
+) -> tuple[DnsServer, ExplicitProxy, CaptureAdapter]:
+    """Make what answers clients; names and captured connections share one table."""
+    names = SyntheticTable(services.clock)
+    server = DnsServer(
+        names,
+        could_resolve=services.admission.could_resolve,
+        on_refused=_RefusedNames(services.log, services.clock).report,
+        clock=services.clock,
+        own_hostname=hostname,
+    )
+    pipeline = Pipeline(services)
+    own = {str(sock.getsockname()[0]) for sock in (*listeners.proxy, *listeners.dns_udp)}
+    capture = CaptureAdapter(
+        pipeline, host_for=names.host_for, own_addresses=frozenset(own - {"0.0.0.0", "::"})
+    )
+    return server, ExplicitProxy(pipeline), capture
 
 
 def _address(name: tuple[Any, ...]) -> tuple[str, int]:

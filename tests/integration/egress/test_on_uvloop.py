@@ -17,6 +17,9 @@ from integration.egress import (
 from integration.egress import (
     test_reload as reload,
 )
+from integration.egress import (
+    test_slow_readers as slow,
+)
 
 SCENARIOS = [
     explicit.test_plain_request_is_forwarded_and_judged,
@@ -35,6 +38,8 @@ SCENARIOS = [
     streams.test_an_upstream_that_closed_in_between_is_dialled_again,
     streams.test_a_slow_reader_does_not_make_the_proxy_hoard,
     streams.test_an_upstream_that_hangs_up_in_the_middle_of_an_upload_is_a_502,
+    slow.test_a_client_that_leaves_its_last_answer_unread_keeps_its_place,
+    slow.test_the_proxy_ends_at_once_whoever_reads,
     reload.test_reloads_under_load_refuse_nothing,
     capture.test_http_to_a_looked_up_name,
     capture.test_tls_to_a_looked_up_name,

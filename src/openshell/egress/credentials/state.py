@@ -124,14 +124,8 @@ class CredentialSet:
         if same_identities and before._values:
             generations = (*before._retained, (before.revision, before._values))
             retained = tuple(old for old in generations if old[0] != revision)
-        installed: dict[int, int] = {}
         # A successful empty snapshot forgets the running placeholders: nothing is installed by it.
-        if values:
-            installed = {r: e for r, e in before._installed.items() if r != revision} | {
-                revision: epoch
-            }
-            for old in list(installed)[:-REMEMBERED_REVISIONS]:
-                del installed[old]
+        installed = _install(before._installed, revision, epoch) if values else {}
         since = {
             key: before._since[key]
             if key in before._bindings and before._bindings[key].identity == binding.identity
@@ -235,6 +229,13 @@ class CredentialSet:
 
 def _identities(bindings: Mapping[str, Binding]) -> dict[str, str]:
     return {key: binding.identity for key, binding in bindings.items()}
+
+
+def _install(before: Mapping[int, int], revision: int, epoch: int) -> dict[int, int]:
+    installed = {r: e for r, e in before.items() if r != revision} | {revision: epoch}
+    for old in list(installed)[:-REMEMBERED_REVISIONS]:
+        del installed[old]
+    return installed
 
 
 def _check(
