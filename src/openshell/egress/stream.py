@@ -27,6 +27,9 @@ _HIGH_WATER: Final = 256 * 1024
 _WRITE_HIGH: Final = 256 * 1024
 # One read of decrypted data; a TLS record has at most 16 KiB.
 _RECORD: Final = 64 * 1024
+# What a TLS peer may make us write (answers to key updates) while it does not read: nothing else bounds
+# that, and nobody who reads changes keys a hundred times meanwhile.
+_UNASKED: Final = 4 * 1024
 # Size of a C int, as the kernel answers with.
 _INT: Final = 4
 # How long and how much is read from a client that was answered before its request had ended: closing
@@ -279,7 +282,7 @@ _RESET_ON_CLOSE: Final = b"\1\0\0\0\0\0\0\0"
 class TlsStream(Stream):
     """TLS over the transport of a plain stream, which must not be used any more."""
 
-    __slots__ = ("_incoming", "_outgoing", "_shaken", "_tls")
+    __slots__ = ("_incoming", "_outgoing", "_shaken", "_tls", "_unasked")
 
     def __init__(
         self, plain: Stream, context: ssl.SSLContext, *, server_hostname: str | None = None
@@ -287,6 +290,7 @@ class TlsStream(Stream):
         super().__init__()
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
+        self._unasked = 0
         self._tls = context.wrap_bio(
             self._incoming,
             self._outgoing,
@@ -386,6 +390,10 @@ class TlsStream(Stream):
         except ssl.SSLError:
             self.abort("the TLS connection failed")
             self._eof = True
+        if self._writing_paused:
+            self._unasked += self._outgoing.pending
+            if self._unasked > _UNASKED:
+                self.abort("the peer makes us write and does not read")
         self._flush()
         if parts:
             super().data_received(parts[0] if len(parts) == 1 else b"".join(parts))
