@@ -23,6 +23,7 @@ from support.private_gateway import (
 )
 from support.traces import (
     Traces,
+    children,
     is_alive,
     process_1_of,
     processes_naming,
@@ -129,10 +130,11 @@ def test_what_died_while_there_was_no_gateway_is_found_dead(
     kill_gateway(gateway)
     os.kill(supervisor_pid(gateway.state, made[0].id), signal.SIGKILL)
     os.kill(process_1_of(gateway.state, made[1].id), signal.SIGKILL)
-    for pid in traces[2].pids - supervisors:
+    mains = children(process_1_of(gateway.state, ended.id))
+    for pid in mains:
         os.kill(pid, signal.SIGKILL)
-    # Supervisors whose sandbox ended wait for a gateway, to tell it how.
-    inside = {pid for item in traces for pid in item.pids} - supervisors
+    # A supervisor whose sandbox ended waits for a gateway, to tell it how; process 1 stays with it.
+    inside = {*traces[0].pids, *traces[1].pids, *mains} - supervisors
     wait_until(lambda: not any(is_alive(pid) for pid in inside))
     gateway.embedded.start()
     with gateway.client() as again:
@@ -141,6 +143,8 @@ def test_what_died_while_there_was_no_gateway_is_found_dead(
             return {again.describe(f"dead{n}", workspace="default").status.phase for n in range(3)}
 
         wait_until(lambda: phases() == {openshell_pb2.SANDBOX_PHASE_ERROR})
+        # The output of a main process waits a while for its client; with its code it is fetched.
+        assert gateway.cli("sandbox", "connect", "dead2").returncode == 137
         wait_until(lambda: not any("processes" in item.left() for item in traces))
         ran = gateway.cli("sandbox", "exec", "--name", "dead0", "--", "true")
         assert ran.returncode == 1
