@@ -6,12 +6,15 @@ Each sentence exists once, here; the 403 body, the event, the log and the comman
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 __all__ = [
     "add_allow_rule",
     "add_binary",
+    "add_call",
     "add_endpoint",
+    "add_operation",
     "add_port",
     "add_rule",
     "binary_reason",
@@ -21,6 +24,7 @@ __all__ = [
     "lift_deny_rule",
     "no_policy_reason",
     "place",
+    "register_operation",
     "set_access",
 ]
 
@@ -80,6 +84,34 @@ def set_access(access: str, location: str) -> str:
 
 def add_allow_rule(method: str, path: str, location: str) -> str:
     return f"add allow {{method: {method}, path: {path}}} to {location}.rules"
+
+
+# Names as people give them; what a client made up is shown in quotes and cut.
+_NAME = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_.$/-]{0,79}")
+_SHOWN = 80
+_MAX_FIELDS = 10
+
+
+def _quoted(text: str) -> str:
+    return text if _NAME.fullmatch(text) else ascii(text[:_SHOWN])
+
+
+def add_call(method: str, tool: str | None, location: str) -> str:
+    named = "" if tool is None else f", tool: {_quoted(tool)}"
+    return f"add allow {{method: {_quoted(method)}{named}}} to {location}.rules"
+
+
+def add_operation(kind: str, fields: Sequence[str], location: str) -> str:
+    named = ", ".join(_quoted(name) for name in fields[:_MAX_FIELDS])
+    among = f", fields: [{named}]" if 0 < len(fields) <= _MAX_FIELDS else ""
+    return f"add allow {{operation_type: {kind}{among}}} to {location}.rules"
+
+
+def register_operation(key: str, location: str) -> str:
+    return (
+        f"set persisted_queries: allow_registered and add {_quoted(key)} to "
+        f"{location}.graphql_persisted_queries"
+    )
 
 
 def lift_deny_rule(location: str) -> str:

@@ -24,12 +24,12 @@ from openshell.policy.decide import (
     RequestDecision,
     RequestDenied,
 )
+from openshell.policy.endpoint_rules import EndpointRules, compile_endpoint_rules
 from openshell.policy.globs import compile_route
 from openshell.policy.hosts import is_wildcard_host
 from openshell.policy.model import Endpoint, SandboxPolicy
 from openshell.policy.programs import compile_binaries
 from openshell.policy.refusals import Target
-from openshell.policy.rest import RestRules, compile_rest
 
 __all__ = [
     "CompiledPolicy",
@@ -83,7 +83,7 @@ def compile_policy(
 ) -> CompiledPolicy:
     """Compiles the network part. `binary_links`: policy path -> what it resolves to inside."""
     targets: list[Target] = []
-    rest: dict[EndpointConfig, RestRules] = {}
+    rules: dict[EndpointConfig, EndpointRules] = {}
     for key in sorted(policy.network_policies):
         source = policy.network_policies[key]
         rule = compile_binaries(source, binary_links)
@@ -91,12 +91,12 @@ def compile_policy(
             if not endpoint.host and not endpoint.allowed_ips:
                 continue
             config = _compile_endpoint(endpoint, source.key, index)
-            rest[config] = compile_rest(endpoint, config.location)
+            rules[config] = compile_endpoint_rules(endpoint, config.location)
             targets.append(Target(len(targets), rule, frozenset(endpoint.ports), config))
     return CompiledPolicy(
         generation=generation,
         targets=targets,
-        rest=MappingProxyType(rest),
+        rules=MappingProxyType(rules),
         rule_count=len(policy.network_policies),
     )
 
@@ -106,7 +106,7 @@ def quarantine(reason: str, generation: int) -> CompiledPolicy:
     return CompiledPolicy(
         generation=generation,
         targets=(),
-        rest=MappingProxyType({}),
+        rules=MappingProxyType({}),
         rule_count=0,
         quarantine_text=reason,
     )

@@ -26,31 +26,43 @@ from openshell.policy.decide import (
     RequestDecision,
     RequestDenied,
 )
+from openshell.policy.endpoint_rules import EndpointRules
 from openshell.policy.hosts import HostIndex, is_acceptable_host, normalize_host
+from openshell.policy.judge_graphql import judge_graphql
+from openshell.policy.judge_rest import judge_rest, judge_websocket
+from openshell.policy.judge_rpc import judge_json_rpc, judge_mcp
 from openshell.policy.programs import Match, programs_of
+from openshell.policy.question import Judge, Question, Refusal
 from openshell.policy.refusals import Refusals, Target
-from openshell.policy.rest import ACCESS_PRESETS, RestRule, RestRules
 
 __all__ = ["CompiledPolicy"]
+
+_JUDGES: Final[Mapping[str, Judge]] = {
+    "rest": judge_rest,
+    "websocket": judge_websocket,
+    "graphql": judge_graphql,
+    "json-rpc": judge_json_rpc,
+    "mcp": judge_mcp,
+}
 
 
 class CompiledPolicy:
     """One generation of a policy. Share it freely: nothing in it changes."""
 
-    __slots__ = ("_index", "_quarantine", "_refusals", "_rest", "_rule_count", "generation")
+    __slots__ = ("_index", "_quarantine", "_refusals", "_rule_count", "_rules", "generation")
 
     def __init__(
         self,
         *,
         generation: int,
         targets: Iterable[Target],
-        rest: Mapping[EndpointConfig, RestRules],
+        rules: Mapping[EndpointConfig, EndpointRules],
         rule_count: int,
         quarantine_text: str | None = None,
     ) -> None:
         self.generation: Final = generation
         self._index = HostIndex((t.config.endpoint.host, t) for t in targets)
-        self._rest = rest
+        self._rules = rules
         self._rule_count = rule_count
         self._quarantine = quarantine_text
         self._refusals = Refusals(generation, self._index, rule_count)
@@ -139,24 +151,13 @@ class CompiledPolicy:
             reason = f"the path contains an encoded slash and {config.location} does not allow it"
             suggestion = f"set allow_encoded_slash: true at {config.location}"
             return self._hard(connection, config, "encoded_slash", reason, suggestion=suggestion)
-        if config.protocol != "rest":
+        judge = _JUDGES.get(config.protocol)
+        if judge is None:
             reason = f"protocol '{config.protocol}' is not supported yet"
             return self._hard(connection, config, "unsupported_protocol", reason)
-        return self._authorize_rest(connection, config, request, trusted_only)
-
-    def _authorize_rest(
-        self,
-        connection: ConnectionAllowed,
-        config: EndpointConfig,
-        request: L7Request,
-        trusted_only: bool,
-    ) -> RequestDecision:
-        method = request.method.upper()
-        shown = f"{request.method} {request.path}"
-        may_allow = connection.trusted if trusted_only else connection.endpoints
-        covering: list[tuple[EndpointConfig, RestRules]] = []
+        covering: list[tuple[EndpointConfig, EndpointRules]] = []
         for endpoint in connection.endpoints:
-            rules = self._rest.get(endpoint)
+            rules = self._rules.get(endpoint)
             if rules is None:
                 reason = "policy evaluation error: the endpoint belongs to another policy"
                 return self._hard(connection, config, "evaluation_error", reason)
@@ -166,66 +167,41 @@ class CompiledPolicy:
                 reason = f"policy evaluation error: {rules.broken}"
                 return self._hard(connection, config, "evaluation_error", reason)
             covering.append((endpoint, rules))
-        for _, rules in covering:
-            for rule in rules.deny:
-                if rule.denies(method, request):
-                    return self._not_allowed(
-                        connection,
-                        config,
-                        "deny_rule",
-                        f"{shown} blocked by deny rule",
-                        rule.location,
-                        advice.lift_deny_rule(rule.location),
-                    )
-        for endpoint, rules in covering:
-            if trusted_only and endpoint not in may_allow:
-                continue
-            if any(rule.allows(method, request) for rule in rules.allow):
-                return RequestAllowed(connection.matched_policy, config, self.generation)
-        nearest, suggestion = self._nearest_allow(config, may_allow, method, request)
-        return self._not_allowed(
-            connection, config, "no_allow", f"{shown} not permitted by policy", nearest, suggestion
-        )
+        may_allow = connection.trusted if trusted_only else connection.endpoints
+        question = Question(config, request, covering, may_allow, self._rules, trusted_only)
+        refusal = judge(question)
+        if refusal is None:
+            return RequestAllowed(connection.matched_policy, config, self.generation)
+        return self._refused(connection, config, refusal)
 
-    def _nearest_allow(
-        self,
-        config: EndpointConfig,
-        endpoints: tuple[EndpointConfig, ...],
-        method: str,
-        request: L7Request,
-    ) -> tuple[str, str]:
-        """The allow rule that agrees on the path, else on the method, else the endpoint itself."""
-        best: tuple[int, RestRule, EndpointConfig] | None = None
-        for endpoint in (config, *endpoints):
-            for rule in self._rest[endpoint].allow:
-                score = 2 * bool(rule.matches_path(request.path)) + rule.covers_method(method)
-                if score and (best is None or score > best[0]):
-                    best = (score, rule, endpoint)
-        where = best[2] if best else config
-        nearest = best[1].location if best else config.location
-        if where.endpoint.access and not where.endpoint.rules:
-            wanted = next(
-                (a for a, methods in ACCESS_PRESETS.items() if method in methods or a == "full"),
-                "full",
-            )
-            return nearest, advice.set_access(wanted, where.location)
-        return nearest, advice.add_allow_rule(request.method, request.path, where.location)
+    def governing(self, connection: ConnectionAllowed, path: str) -> EndpointConfig | None:
+        """Which endpoint says how a request of this path is read; None if none inspects it."""
+        return _choose(connection.l7_configs, path)
 
-    def _not_allowed(
-        self,
-        connection: ConnectionAllowed,
-        config: EndpointConfig,
-        code: str,
-        reason: str,
-        nearest: str,
-        suggestion: str,
+    def _refused(
+        self, connection: ConnectionAllowed, config: EndpointConfig, refusal: Refusal
     ) -> RequestDecision:
         policy = connection.matched_policy
-        if config.enforcement == "enforce":
+        if refusal.hard or config.enforcement == "enforce":
             return RequestDenied(
-                policy, config, code, reason, False, nearest, suggestion, self.generation
+                policy=policy,
+                config=config,
+                reason_code=refusal.code,
+                reason=refusal.reason,
+                hard=refusal.hard,
+                nearest_rule=refusal.nearest,
+                suggestion=refusal.suggestion,
+                generation=self.generation,
             )
-        return RequestAudited(policy, config, code, reason, nearest, suggestion, self.generation)
+        return RequestAudited(
+            policy,
+            config,
+            refusal.code,
+            refusal.reason,
+            refusal.nearest,
+            refusal.suggestion,
+            self.generation,
+        )
 
     def _hard(
         self,

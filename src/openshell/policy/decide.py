@@ -14,7 +14,14 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from openshell.policy.messages import Content
 from openshell.policy.model import CredentialBinding, Endpoint
+from openshell.policy.protocols import (
+    RPC_PROTOCOLS,
+    graphql_body_bytes,
+    has_graphql_policy,
+    rpc_body_bytes,
+)
 
 __all__ = [
     "ConnectionAllowed",
@@ -27,6 +34,7 @@ __all__ = [
     "RequestAudited",
     "RequestDecision",
     "RequestDenied",
+    "word_of",
 ]
 
 
@@ -46,11 +54,15 @@ class ConnectionRequest:
 
 
 class L7Request(msgspec.Struct, frozen=True):
-    """A request on an allowed connection. `path` is canonical, placeholders redacted."""
+    """A request on an allowed connection. `path` is canonical, placeholders redacted.
+
+    `content` is what body or frame say, where the governing endpoint's protocol looks at them.
+    """
 
     method: str
     path: str
     query: Mapping[str, tuple[str, ...]] = _NO_PARAMS
+    content: Content | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +91,20 @@ class EndpointConfig:
     @property
     def is_inspected(self) -> bool:
         return self.protocol not in ("", "tcp")
+
+    @property
+    def judges_graphql(self) -> bool:
+        """Whether requests, or on websocket endpoints messages, are read as GraphQL."""
+        return self.protocol == "graphql" or (
+            self.protocol == "websocket" and has_graphql_policy(self.endpoint)
+        )
+
+    @property
+    def body_bytes(self) -> int:
+        """How much of a body is read to judge it; 0 where none is."""
+        if self.protocol in RPC_PROTOCOLS:
+            return rpc_body_bytes(self.endpoint)
+        return graphql_body_bytes(self.endpoint) if self.protocol == "graphql" else 0
 
     @property
     def provider_credentialed(self) -> bool:
@@ -169,8 +195,9 @@ class RequestAudited(msgspec.Struct, frozen=True):
 class RequestDenied:
     """`hard` ones ignore audit mode.
 
-    Codes: deny_rule, no_allow, no_route, encoded_slash, unsupported_protocol, evaluation_error,
-    stale_generation, quarantine.
+    Codes: deny_rule, no_allow, unregistered_query; always hard: graphql_rejected, rpc_rejected,
+    rpc_response, websocket_required, no_route, encoded_slash, unsupported_protocol,
+    evaluation_error, stale_generation, quarantine.
     """
 
     policy: str
@@ -184,3 +211,10 @@ class RequestDenied:
 
 
 RequestDecision: TypeAlias = RequestAllowed | RequestAudited | RequestDenied
+
+
+def word_of(decision: RequestDecision, *, upgrade: bool = False) -> str:
+    """The word under which a decision is logged: allow, allow_upgrade, audit or deny."""
+    if isinstance(decision, RequestAllowed):
+        return "allow_upgrade" if upgrade else "allow"
+    return "audit" if isinstance(decision, RequestAudited) else "deny"

@@ -1,7 +1,7 @@
-"""REST rules of one endpoint, compiled: method, path and query against a request.
+"""Rules for the head of a request, of one endpoint, compiled: method, path and query.
 
 Access presets are expanded here, in the evaluator's private form; the model keeps what was
-written. `compile` decides which endpoints take part and what follows from a match.
+written. `judge_rest` decides what follows from a match.
 """
 
 from __future__ import annotations
@@ -13,8 +13,17 @@ from typing import Final
 from openshell.policy.decide import L7Request
 from openshell.policy.globs import GlobError, TextMatcher, compile_glob
 from openshell.policy.model import Endpoint, L7Rule, Matcher
+from openshell.policy.protocols import WEBSOCKET_TEXT, is_graphql_rule
 
-__all__ = ["ACCESS_PRESETS", "RestRule", "RestRules", "compile_rest", "methods_of"]
+__all__ = [
+    "ACCESS_PRESETS",
+    "WEBSOCKET_PRESETS",
+    "RestRule",
+    "RestRules",
+    "compile_rest",
+    "methods_of",
+    "presets_of",
+]
 
 # Methods of each preset; the path is always `**`.
 ACCESS_PRESETS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -22,6 +31,15 @@ ACCESS_PRESETS: Final[Mapping[str, tuple[str, ...]]] = {
     "read-write": ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH"),
     "full": ("*",),
 }
+WEBSOCKET_PRESETS: Final[Mapping[str, tuple[str, ...]]] = {
+    "read-only": ("GET",),
+    "read-write": ("GET", WEBSOCKET_TEXT),
+    "full": ("*",),
+}
+
+
+def presets_of(protocol: str) -> Mapping[str, tuple[str, ...]]:
+    return WEBSOCKET_PRESETS if protocol == "websocket" else ACCESS_PRESETS
 
 
 def methods_of(rule_method: str) -> frozenset[str] | None:
@@ -67,12 +85,8 @@ class RestRule:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RestRules:
-    """What one endpoint says about requests. `broken` names a pattern that cannot be read."""
-
-    covers_path: TextMatcher
     allow: tuple[RestRule, ...]
     deny: tuple[RestRule, ...]
-    broken: str | None
 
 
 def _compile_query(query: Mapping[str, Matcher]) -> tuple[tuple[str, tuple[TextMatcher, ...]], ...]:
@@ -82,11 +96,14 @@ def _compile_query(query: Mapping[str, Matcher]) -> tuple[tuple[str, tuple[TextM
     )
 
 
-def _compile_rules(rules: tuple[L7Rule, ...], location: str) -> tuple[RestRule, ...]:
+def _compile_rules(rules: tuple[L7Rule, ...], location: str, protocol: str) -> tuple[RestRule, ...]:
     """Rules without a method or a path never match, so they are left out."""
     out: list[RestRule] = []
     for index, rule in enumerate(rules):
         if not rule.method or not rule.path:
+            continue
+        # On a websocket endpoint such a rule speaks of operations; mixed ones match nothing.
+        if protocol == "websocket" and is_graphql_rule(rule):
             continue
         where = f"{location}[{index}]"
         try:
@@ -107,7 +124,7 @@ def _everything(_text: str) -> bool:
     return True
 
 
-def _preset(endpoint: Endpoint, location: str) -> tuple[RestRule, ...]:
+def _preset(endpoint: Endpoint, location: str, protocol: str) -> tuple[RestRule, ...]:
     return tuple(
         RestRule(
             location=f"{location}.access",
@@ -115,21 +132,17 @@ def _preset(endpoint: Endpoint, location: str) -> tuple[RestRule, ...]:
             matches_path=_everything,
             query=(),
         )
-        for method in ACCESS_PRESETS.get(endpoint.access, ())
+        for method in presets_of(protocol).get(endpoint.access, ())
     )
 
 
 def compile_rest(endpoint: Endpoint, location: str) -> RestRules:
-    """Compiles what one endpoint says.
-
-    A pattern that cannot be read makes it refuse every request that it covers, because a deny rule that silently never fires would be an opening.
-    """
-    covers_path: TextMatcher = _everything
-    try:
-        if endpoint.path:
-            covers_path = compile_glob(endpoint.path, "/")
-        allow = (*_compile_rules(endpoint.rules, f"{location}.rules"), *_preset(endpoint, location))
-        deny = _compile_rules(endpoint.deny_rules, f"{location}.deny_rules")
-    except GlobError as error:
-        return RestRules(covers_path, (), (), broken=str(error))
-    return RestRules(covers_path, allow, deny, broken=None)
+    """Raises `GlobError` for a pattern that cannot be read."""
+    protocol = endpoint.protocol.strip().lower()
+    return RestRules(
+        allow=(
+            *_compile_rules(endpoint.rules, f"{location}.rules", protocol),
+            *_preset(endpoint, location, protocol),
+        ),
+        deny=_compile_rules(endpoint.deny_rules, f"{location}.deny_rules", protocol),
+    )

@@ -287,7 +287,7 @@ def test_what_cannot_be_evaluated_is_refused_even_in_audit():
             "evaluation_error",
         ),
         (
-            Endpoint(host="a.x.com", ports=(443,), protocol="mcp", access="full"),
+            Endpoint(host="a.x.com", ports=(443,), protocol="sql", access="full"),
             "unsupported_protocol",
         ),
         (
