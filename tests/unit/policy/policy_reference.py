@@ -105,13 +105,6 @@ def host_matches(pattern, host):
     return pattern.lower() == host
 
 
-PRESETS = {
-    "read-only": ["GET", "HEAD", "OPTIONS"],
-    "read-write": ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH"],
-    "full": ["*"],
-}
-
-
 def _binary_matches(rule, request):
     if request.relaxed:
         return True
@@ -150,49 +143,3 @@ def connect(policy, request):
     if not policy.network_policies:
         return "no_policy", None, []
     return ("binary_not_allowed" if near else "endpoint_not_allowed"), None, []
-
-
-def _rule_applies(rule, request, every):
-    if not rule.method or not rule.path:
-        return False
-    method, wanted = request.method.upper(), rule.method.upper()
-    if wanted not in ("*", method) and not (wanted == "GET" and method == "HEAD"):
-        return False
-    if not glob_matches(rule.path, request.path, "/"):
-        return False
-    for name, matcher in rule.query.items():
-        values = request.query.get(name, ())
-        hits = [any(glob_matches(g, v, ".") for g in matcher.globs) for v in values]
-        if not hits or not (all(hits) if every else any(hits)):
-            return False
-    return True
-
-
-def authorize(policy, matched, request):
-    """One of allow, audit, deny, hard, plain."""
-    endpoints = [policy.network_policies[key].endpoints[index] for key, index in matched]
-    l7 = [e for e in endpoints if e.protocol not in ("", "tcp")]
-    if not l7:
-        return "plain"
-    chosen = l7[0]
-    if len(l7) > 1:
-        routes = [e for e in l7 if route_matches(e.path, request.path)]
-        if not routes:
-            return "hard"
-        rank = max(len(e.path.replace("*", "")) for e in routes)
-        chosen = next(e for e in routes if len(e.path.replace("*", "")) == rank)
-    if "%2F" in request.path and not chosen.allow_encoded_slash:
-        return "hard"
-    covering = [e for e in endpoints if not e.path or glob_matches(e.path, request.path, "/")]
-    allowed = any(
-        any(_rule_applies(r, request, True) for r in e.rules)
-        or any(
-            m in ("*", request.method.upper()) or (m, request.method.upper()) == ("GET", "HEAD")
-            for m in PRESETS.get(e.access, ())
-        )
-        for e in covering
-    )
-    denied = any(_rule_applies(r, request, False) for e in covering for r in e.deny_rules)
-    if allowed and not denied:
-        return "allow"
-    return "deny" if chosen.enforcement == "enforce" else "audit"

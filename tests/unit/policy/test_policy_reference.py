@@ -1,42 +1,32 @@
-"""The compiled policy against the slow reference evaluator, on random policies and requests."""
+"""The compiled policy against the slow reference evaluator, on random policies and requests.
+
+20,000 random policies in CI and under make, each with some connections and requests; a part of them
+otherwise. `OPENSHELL_POLICY_EXAMPLES` sets another number.
+"""
 
 import os
+from collections import Counter
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openshell.policy import (
     ConnectionAllowed,
-    ConnectionRequest,
-    L7Request,
     RequestAllowed,
     RequestAudited,
     compile_policy,
 )
 from unit.policy import policy_reference as reference
-from unit.policy.policy_samples import HOSTS, PATHS, PROGRAMS, rest_policies
+from unit.policy.policy_choices import PROTOCOLS, Maker
+from unit.policy.policy_reference_requests import authorize
 
-EXAMPLES = int(os.environ.get("OPENSHELL_POLICY_EXAMPLES", "600"))
-
-CONNECTIONS = st.builds(
-    ConnectionRequest,
-    host=st.sampled_from(HOSTS),
-    port=st.sampled_from([443, 80]),
-    binary=st.sampled_from([*PROGRAMS, None]),
-    ancestors=st.lists(st.sampled_from(PROGRAMS), max_size=1).map(tuple),
-    relaxed=st.sampled_from([False, False, True]),
-)
-QUERIES = st.dictionaries(
-    st.sampled_from(["p", "q"]),
-    st.lists(st.sampled_from(["foo-a", "1", "evil"]), min_size=1, max_size=2).map(tuple),
-    max_size=2,
-)
-REQUESTS = st.builds(
-    L7Request,
-    method=st.sampled_from(["GET", "HEAD", "POST", "DELETE", "get"]),
-    path=st.sampled_from(PATHS),
-    query=QUERIES,
-)
+# make tells its children how deep they are.
+_IS_FULL = os.environ.get("CI") == "true" or "MAKELEVEL" in os.environ
+EXAMPLES = int(os.environ.get("OPENSHELL_POLICY_EXAMPLES", "20000" if _IS_FULL else "1000"))
+# Separate tests, so that workers share them.
+_SHARES = len(PROTOCOLS) * 2
+_BYTES = 160
 
 
 def outcome(decision):
@@ -47,13 +37,12 @@ def outcome(decision):
     return "hard" if decision.hard else "deny"
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    rest_policies(),
-    st.lists(CONNECTIONS, min_size=2, max_size=3),
-    st.lists(REQUESTS, min_size=3, max_size=4),
-)
-def test_same_decisions(policy, connections, requests):
+def compare(data, focus):
+    """Yields the outcome of every request, after both evaluators agreed on it."""
+    maker = Maker(data, focus)
+    connections = [maker.connection() for _ in range(2)]
+    requests = [maker.request() for _ in range(4)]
+    policy = maker.policy()
     compiled = compile_policy(policy, generation=3)
     for connection in connections:
         code, key, matched = reference.connect(policy, connection)
@@ -62,10 +51,44 @@ def test_same_decisions(policy, connections, requests):
         if not isinstance(decision, ConnectionAllowed):
             assert decision.reason_code == code
             assert decision.suggestion
+            yield code
             continue
         assert (code, decision.matched_policy) == ("allowed", key)
         assert [(c.policy_key, c.index) for c in decision.endpoints] == matched
+        trusted = {(c.policy_key, c.index) for c in decision.trusted}
         for request in requests:
-            assert outcome(compiled.authorize(decision, request)) == reference.authorize(
-                policy, matched, request
-            )
+            wanted = authorize(policy, matched, request)
+            assert outcome(compiled.authorize(decision, request)) == wanted
+            private = compiled.authorize(decision, request, trusted_only=True)
+            assert outcome(private) == authorize(policy, matched, request, trusted)
+            yield wanted
+
+
+@pytest.mark.parametrize("half", [1, 2])
+@pytest.mark.parametrize("focus", PROTOCOLS)
+def test_same_decisions(focus, half):
+    @settings(
+        max_examples=-(-EXAMPLES // _SHARES),
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.binary(min_size=_BYTES, max_size=_BYTES))
+    def run(data):
+        for _ in compare(data, focus):
+            pass
+
+    run()
+
+
+@pytest.mark.parametrize("focus", PROTOCOLS)
+def test_the_comparison_meets_every_outcome(focus):
+    """Otherwise agreement would say little: plenty of each, on evenly spread bytes."""
+    import random
+
+    spread = random.Random(7)
+    seen = Counter(
+        result for _ in range(300) for result in compare(spread.randbytes(_BYTES), focus)
+    )
+    assert {"allow", "audit", "deny", "hard", "plain", "binary_not_allowed"} <= set(seen), seen
+    assert seen["allow"] >= 20, seen
