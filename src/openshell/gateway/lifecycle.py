@@ -28,6 +28,7 @@ from openshell.gateway.compute import Compute
 from openshell.gateway.driver_view import driver_error, driver_sandbox
 from openshell.gateway.errors import (
     ApiError,
+    Code,
     aborted,
     already_exists,
     failed_precondition,
@@ -312,11 +313,7 @@ class Lifecycle:
         async def stop_one(sandbox: openshell_pb2.Sandbox) -> None:
             async with gate:
                 try:
-                    if next_phase(status.phase_of(sandbox), Event.STOP) is not None:
-                        await self.stop(sandbox.metadata.workspace, sandbox.metadata.name)
-                    else:
-                        # Still coming up: users cannot stop it, the end of the gateway can.
-                        await self._driver.stop(sandbox.metadata.id)
+                    await self._stop_whatever(sandbox)
                 except (ApiError, DriverError) as error:
                     failures.append(f"{sandbox.metadata.name}: {error.message}")
 
@@ -328,6 +325,16 @@ class Lifecycle:
         ]
         await asyncio.gather(*(stop_one(sandbox) for sandbox in running))
         return failures
+
+    async def _stop_whatever(self, sandbox: openshell_pb2.Sandbox) -> None:
+        try:
+            await self.stop(sandbox.metadata.workspace, sandbox.metadata.name)
+        except ApiError as error:
+            if error.code is not Code.FAILED_PRECONDITION:
+                raise
+            # Coming up, perhaps since a moment ago, as after a start of the gateway: users cannot stop
+            # it now, the end of the gateway can.
+            await self._driver.stop(sandbox.metadata.id)
 
 
 def _taken(sandbox: openshell_pb2.Sandbox) -> ApiError:

@@ -241,6 +241,24 @@ def test_stop_and_start_keep_the_workspace(gateway: PrivateGateway, alive: Sandb
             assert client.exec(ref.id, ["cat", "file"]).stdout == "kept\n"
 
 
+def test_stop_right_after_a_start_ends_what_was_just_adopted() -> None:
+    """The sandboxes' sessions come back while they are being stopped."""
+    with PrivateGateway() as gateway:
+        with gateway.client() as client:
+            made = [client.create(workspace="default", spec=sandbox_spec()) for _ in range(3)]
+            for ref in made:
+                client.wait_ready(ref.name, workspace="default")
+        traces = [Traces.of(gateway.state, ref.id) for ref in made]
+        kill_gateway(gateway)
+        gateway.embedded.start()
+        assert gateway.embedded.stop(keep_sandboxes=False)
+        alive = {pid for item in traces for pid in item.pids if is_alive(pid)}
+        for pid in alive:
+            os.kill(pid, signal.SIGKILL)
+        assert not alive
+        assert "not stopped" not in gateway.log
+
+
 def test_two_commands_without_a_gateway_start_one() -> None:
     private = PrivateGateway()
     try:
