@@ -1,4 +1,4 @@
-"""Writes the reference pages that are made of the code itself: docs/cli.md, docs/configuration.md.
+"""Writes the pages that are made of the code itself: docs/cli.md, configuration.md, policy.md.
 
 `make docs` runs it; a test compares, so the pages cannot drift.
 """
@@ -12,6 +12,11 @@ import click
 
 from openshell.cli.main import cli
 from openshell.gateway.config import OPTIONS
+from openshell.policy.document import MAX_DOCUMENT_BYTES
+from openshell.policy.features import ENFORCED
+from openshell.policy.fields import CODES, SECTIONS
+from openshell.policy.graphql import GRAPHQL_PRESETS
+from openshell.policy.rest import ACCESS_PRESETS, WEBSOCKET_PRESETS
 
 _DOCS = Path(__file__).parents[1] / "docs"
 
@@ -85,7 +90,43 @@ def configuration_page() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"cli.md": cli_page, "configuration.md": configuration_page}
+def policy_page() -> str:
+    enforced = ", ".join(["connections without protocol", *(f"`{f}`" for f in sorted(ENFORCED))])
+    intro = (Path(__file__).parent / "policy_intro.md").read_text()
+    parts = [intro.format(enforced=enforced, document=MAX_DOCUMENT_BYTES)]
+    for section in SECTIONS:
+        parts += [
+            f"### {section.title}\n",
+            "| key | type | default | limit | meaning | findings |",
+            "|---|---|---|---|---|---|",
+        ]
+        for field in section.fields:
+            codes = ", ".join(f"`{code}`" for code in field.codes)
+            cells = (
+                f"`{field.name}`",
+                field.type,
+                field.default,
+                field.limit,
+                field.meaning,
+                codes,
+            )
+            parts.append("| " + " | ".join(cells) + " |")
+        parts.append("")
+    parts += ["## Presets\n", "| access | rest | websocket | graphql |", "|---|---|---|---|"]
+    for name, methods in ACCESS_PRESETS.items():
+        columns = (methods, WEBSOCKET_PRESETS[name], GRAPHQL_PRESETS[name])
+        parts.append(f"| `{name}` | " + " | ".join(" ".join(c) for c in columns) + " |")
+    parts += [
+        "\n## Findings\n",
+        "Errors keep a policy from being stored and from being loaded. Codes are stable.\n",
+        "| code | what it says |",
+        "|---|---|",
+        *(f"| `{code}` | {text} |" for code, text in sorted(CODES.items())),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+PAGES = {"cli.md": cli_page, "configuration.md": configuration_page, "policy.md": policy_page}
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from openshell.policy.document import Cursor, PolicyParseError, read_document
 from openshell.policy.dump import dump_policy, policy_to_json
+from openshell.policy.fields import names_of
 from openshell.policy.model import (
     Binary,
     CredentialBinding,
@@ -36,51 +37,10 @@ __all__ = ["PolicyParseError", "dump_policy", "parse_policy", "policy_to_json"]
 _Value = TypeVar("_Value")
 
 _U32: Final = 2**32 - 1
-_TOP: Final = (
-    "version",
-    "filesystem_policy",
-    "landlock",
-    "process",
-    "network_policies",
-    "network_middlewares",
-)
-_ENDPOINT: Final = (
-    "host",
-    "port",
-    "ports",
-    "path",
-    "protocol",
-    "tls",
-    "enforcement",
-    "access",
-    "rules",
-    "deny_rules",
-    "allowed_ips",
-    "allow_encoded_slash",
-    "websocket_credential_rewrite",
-    "request_body_credential_rewrite",
-    "allow_uninspected_credentials",
-    "persisted_queries",
-    "graphql_persisted_queries",
-    "graphql_max_body_bytes",
-    "json_rpc",
-    "mcp",
-    "credential_signing",
-    "signing_service",
-    "signing_region",
-    "credential_binding",
-)
-_RULE: Final = (
-    "method",
-    "path",
-    "command",
-    "query",
-    "operation_type",
-    "operation_name",
-    "fields",
-    "tool",
-    "params",
-)
+_TOP: Final = names_of("policy")
+_ENDPOINT: Final = names_of("endpoint")
+_RULE: Final = names_of("l7_rule")
+_MIDDLEWARE: Final = names_of("middleware")
 
 
 def parse_policy(text: str, *, source: str) -> SandboxPolicy:
@@ -136,7 +96,7 @@ def _list(
 
 
 def _filesystem(at: Cursor) -> FilesystemPolicy:
-    fields = at.fields(("include_workdir", "read_only", "read_write"))
+    fields = at.fields(names_of("filesystem_policy"))
     return FilesystemPolicy(
         include_workdir=_boolean(fields, "include_workdir"),
         read_only=_strings(fields, "read_only"),
@@ -145,16 +105,16 @@ def _filesystem(at: Cursor) -> FilesystemPolicy:
 
 
 def _landlock(at: Cursor) -> LandlockPolicy:
-    return LandlockPolicy(_string(at.fields(("compatibility",)), "compatibility"))
+    return LandlockPolicy(_string(at.fields(names_of("landlock")), "compatibility"))
 
 
 def _process(at: Cursor) -> ProcessPolicy:
-    fields = at.fields(("run_as_user", "run_as_group"))
+    fields = at.fields(names_of("process"))
     return ProcessPolicy(_string(fields, "run_as_user"), _string(fields, "run_as_group"))
 
 
 def _network_rule(key: str, at: Cursor) -> NetworkRule:
-    fields = at.fields(("name", "endpoints", "binaries"))
+    fields = at.fields(names_of("network_rule"))
     return NetworkRule(
         key=key,
         name=_string(fields, "name") or key,
@@ -164,7 +124,7 @@ def _network_rule(key: str, at: Cursor) -> NetworkRule:
 
 
 def _binary(at: Cursor) -> Binary:
-    fields = at.fields(("path", "harness"), required=("path",))
+    fields = at.fields(names_of("binary"), required=("path",))
     # Accepted for old files; provenance is the gateway's to set, so the value is dropped.
     _boolean(fields, "harness")
     return Binary(fields["path"].string())
@@ -224,12 +184,10 @@ def _json_rpc_family(fields: Mapping[str, Cursor]) -> tuple[McpOptions | None, i
     """Both blocks share one limit; an `mcp` block wins, even with the default."""
     limit = 0
     if "json_rpc" in fields:
-        limit = _size(fields["json_rpc"].fields(("max_body_bytes",)), "max_body_bytes")
+        limit = _size(fields["json_rpc"].fields(names_of("json_rpc")), "max_body_bytes")
     if "mcp" not in fields:
         return None, limit
-    block = fields["mcp"].fields(
-        ("max_body_bytes", "strict_tool_names", "allow_all_known_mcp_methods")
-    )
+    block = fields["mcp"].fields(names_of("mcp"))
     strict = block.get("strict_tool_names")
     known = block.get("allow_all_known_mcp_methods")
     options = McpOptions(
@@ -240,11 +198,13 @@ def _json_rpc_family(fields: Mapping[str, Cursor]) -> tuple[McpOptions | None, i
 
 
 def _binding(at: Cursor) -> CredentialBinding:
-    return CredentialBinding(at.fields(("provider",), required=("provider",))["provider"].string())
+    return CredentialBinding(
+        at.fields(names_of("credential_binding"), required=("provider",))["provider"].string()
+    )
 
 
 def _graphql_operation(_key: str, at: Cursor) -> GraphqlOperation:
-    fields = at.fields(("operation_type", "operation_name", "fields"))
+    fields = at.fields(names_of("graphql_operation"))
     return GraphqlOperation(
         _string(fields, "operation_type"),
         _string(fields, "operation_name"),
@@ -279,7 +239,7 @@ def _l7_rule(at: Cursor) -> L7Rule:
 def _matcher(at: Cursor) -> Matcher:
     if not at.is_mapping:
         return Matcher(glob=at.string())
-    globs = at.fields(("any",), required=("any",))["any"]
+    globs = at.fields(names_of("matcher"), required=("any",))["any"]
     values = globs.strings()
     if not values:
         raise globs.fail("expected at least one glob")
@@ -301,13 +261,10 @@ def _flatten(at: Cursor, prefix: str) -> dict[str, Matcher]:
 
 
 def _middleware(key: str, at: Cursor) -> MiddlewareConfig:
-    fields = at.fields(
-        ("name", "middleware", "order", "config", "on_error", "endpoints"),
-        required=("middleware",),
-    )
+    fields = at.fields(_MIDDLEWARE, required=("middleware",))
     selector: Mapping[str, Cursor] = {}
     if "endpoints" in fields:
-        selector = fields["endpoints"].fields(("include", "exclude"))
+        selector = fields["endpoints"].fields(names_of("selector"))
     config: Mapping[str, JsonValue] = {}
     if "config" in fields:
         config = {name: value.json() for name, value in fields["config"].entries()}
