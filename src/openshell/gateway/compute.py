@@ -273,9 +273,10 @@ class Compute:
 
         for sandbox_id in await self._store.read(missing):
             if sandbox_id not in self.creating:
-                await self._lost_compute(sandbox_id)
+                await self.lost_compute(sandbox_id)
 
-    async def _lost_compute(self, sandbox_id: str) -> None:
+    async def lost_compute(self, sandbox_id: str) -> None:
+        """Fails or removes a record, unless the driver has its compute after all."""
         try:
             await self._driver.get(sandbox_id)
         except DriverError as error:

@@ -289,7 +289,7 @@ class Lifecycle:
     # -- the gateway's own start and stop
 
     async def recover(self) -> None:
-        """Finishes what an earlier gateway began: stops, starts, deletions."""
+        """Finishes what an earlier gateway began: stops, starts, deletions; undoes half a creation."""
         rows = await self._store.read(lambda tx: tx.all(Kind.SANDBOX))
         for sandbox in load_all(rows, openshell_pb2.Sandbox):
             try:
@@ -300,9 +300,13 @@ class Lifecycle:
                         await self._stop_compute(sandbox)
                     case Phase.STARTING:
                         await self._start_compute(sandbox)
+                    case Phase.UNSPECIFIED | Phase.PROVISIONING if _never_ran(sandbox):
+                        # Stored, but perhaps not yet with the driver when that gateway ended.
+                        if sandbox.metadata.id not in self._compute.creating:
+                            await self._compute.lost_compute(sandbox.metadata.id)
                     case _:
                         continue
-            except ApiError as error:
+            except (ApiError, DriverError) as error:
                 _log.warning("sandbox %s: recovery failed: %s", sandbox.metadata.id, error.message)
 
     async def stop_all(self) -> list[str]:
@@ -335,6 +339,11 @@ class Lifecycle:
             # Coming up, perhaps since a moment ago, as after a start of the gateway: users cannot stop
             # it now, the end of the gateway can.
             await self._driver.stop(sandbox.metadata.id)
+
+
+def _never_ran(sandbox: openshell_pb2.Sandbox) -> bool:
+    """No supervisor of it was ever heard of."""
+    return not sandbox.status.creation_phases and not sandbox.status.main_process_instance_id
 
 
 def _taken(sandbox: openshell_pb2.Sandbox) -> ApiError:

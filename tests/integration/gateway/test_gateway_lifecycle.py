@@ -287,6 +287,28 @@ async def test_a_restarted_gateway_finishes_a_deletion(tmp_path):
                 await asyncio.sleep(0.01)
 
 
+async def test_a_restarted_gateway_removes_a_record_that_never_reached_the_driver(tmp_path):
+    """What ran before stays for the usual time: its driver may have it again."""
+    async with running(tmp_path) as gw:
+        await gw.create("half")
+        await gw.ready("ran")
+    async with running(tmp_path, state={}) as gw:
+        async with asyncio.timeout(5):
+            while (
+                len(listed := (await gw.api.ListSandboxes(pb.ListSandboxesRequest())).sandboxes) > 1
+            ):
+                await asyncio.sleep(0.01)
+        assert [sandbox.metadata.name for sandbox in listed] == ["ran"]
+        assert (await gw.create("half")).metadata.name == "half"
+
+
+async def test_what_is_being_created_while_a_gateway_recovers_stays(tmp_path):
+    async with running(tmp_path) as gw:
+        sandbox = await gw.create("new")
+        await gw.gateway._lifecycle.recover()
+        assert (await gw.get("new")).metadata.id == sandbox.metadata.id
+
+
 @pytest.mark.parametrize("own", [True, False], ids=["own user", "stranger"])
 async def test_files_of_the_host_are_for_the_gateways_own_user(gw, monkeypatch, own):
     gw.driver.name = "local"
