@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,14 +93,22 @@ def processes_naming(text: str) -> list[int]:
     return found
 
 
-def zygote_pid(state: Path) -> int:
+def zygote_pid(state: Path, seconds: float = 5.0) -> int:
     """The zygote of a state directory; its forks, the supervisors, have the same command line."""
     local = str(state / "local")
-    found = {
-        pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_ours(pid, local)
-    }
-    (pid,) = (pid for pid in found if _parent(pid) not in found)
-    return pid
+    deadline = time.monotonic() + seconds
+    while True:
+        every = {
+            pid
+            for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+            if _is_ours(pid, local)
+        }
+        found = [pid for pid in every if _parent(pid) not in every]
+        if len(found) == 1:
+            return found[0]
+        # Between the end of one and the start of the next, or while a supervisor ends.
+        assert time.monotonic() < deadline, f"not one zygote: {found}"
+        time.sleep(0.02)
 
 
 def _is_ours(pid: int, local: str) -> bool:
@@ -111,7 +120,10 @@ def _is_ours(pid: int, local: str) -> bool:
 
 
 def _parent(pid: int) -> int:
-    text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return 0
     return int(text.rpartition(")")[2].split()[1])
 
 
