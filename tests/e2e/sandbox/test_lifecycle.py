@@ -149,6 +149,16 @@ async def test_a_finished_main_process_is_not_run_again(world):
     assert caught.value.code is DriverErrorCode.FAILED_PRECONDITION
 
 
+async def test_an_end_by_itself_leaves_no_control_group(world):
+    box = await world.create("sh", "-c", "exit 0", ready=False)
+    await world.gateway.exits.get()
+    os.kill(pids(world, box)[0], signal.SIGTERM)
+    await world.until(box, "ContainerExited")
+    async with asyncio.timeout(10):
+        while processes.find_cgroups(box):
+            await asyncio.sleep(0.02)
+
+
 async def test_a_start_that_fails_says_why(world):
     world.gateway.config.policy.version = 1
     world.gateway.config.policy.process.run_as_user = "nobody"

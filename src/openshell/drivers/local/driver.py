@@ -377,6 +377,7 @@ class LocalDriver:
             if not known.stopped:
                 message = known.status().conditions[0].message
                 self._event(known, known.status().conditions[0].reason, message, "", "Warning")
+                await self._sweep(known)
 
     def _zygote_saw_exit(self, exited: Exited) -> None:
         known = self._sandboxes.get(exited.sandbox_id)
@@ -420,10 +421,12 @@ class LocalDriver:
         return found.verdict
 
     async def _sweep(self, known: KnownSandbox) -> None:
-        """Remove what a supervisor left that ended while nobody watched."""
+        """Remove what a supervisor left that ended by itself."""
         async with known.lock:
-            with contextlib.suppress(DriverError):
-                await known.clean_leftovers(self._boot)
+            # Started again in the meantime: there is nothing left of that end.
+            if known.backend is Backend.GONE:
+                with contextlib.suppress(DriverError):
+                    await known.clean_leftovers(self._boot)
 
     async def _adopt_from_zygote(self, names: Collection[str]) -> None:
         """Supervisors that were forked, but did not come to write who they are."""
