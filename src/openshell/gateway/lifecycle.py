@@ -326,6 +326,8 @@ class Lifecycle:
             sandbox
             for sandbox in load_all(rows, openshell_pb2.Sandbox)
             if status.phase_of(sandbox) in _RUNNING
+            # Its main process has ended, but its supervisor still holds the output for a client.
+            or self._sessions.get(sandbox.metadata.id) is not None
         ]
         await asyncio.gather(*(stop_one(sandbox) for sandbox in running))
         return failures
@@ -336,8 +338,8 @@ class Lifecycle:
         except ApiError as error:
             if error.code is not Code.FAILED_PRECONDITION:
                 raise
-            # Coming up, perhaps since a moment ago, as after a start of the gateway: users cannot stop
-            # it now, the end of the gateway can.
+            # Over, or coming up, perhaps since a moment ago, as after a start of the gateway: users
+            # cannot stop it now, the end of the gateway can.
             await self._driver.stop(sandbox.metadata.id)
 
 

@@ -259,6 +259,26 @@ def test_stop_right_after_a_start_ends_what_was_just_adopted() -> None:
         assert "not stopped" not in gateway.log
 
 
+def test_stop_does_not_leave_a_supervisor_that_holds_output_for_a_client() -> None:
+    with PrivateGateway() as gateway:
+        with gateway.client() as client:
+            spec = sandbox_spec(command=("sh", "-c", "echo said; exit 3"))
+            ref = client.create(workspace="default", spec=spec, name="ended")
+
+            def code() -> int:
+                return client.describe("ended", workspace="default").status.exit_code
+
+            wait_until(lambda: code() == 3)
+            traces = Traces.of(gateway.state, ref.id)
+            assert any(is_alive(pid) for pid in traces.pids), "it waits for somebody to connect"
+        assert gateway.embedded.stop(keep_sandboxes=False)
+        assert not any(is_alive(pid) for pid in traces.pids)
+        gateway.embedded.start()
+        with gateway.client() as again:
+            status = again.describe("ended", workspace="default").status
+            assert (status.phase, status.exit_code) == (openshell_pb2.SANDBOX_PHASE_ERROR, 3)
+
+
 def test_two_commands_without_a_gateway_start_one() -> None:
     private = PrivateGateway()
     try:
