@@ -309,7 +309,7 @@ def test_two_commands_without_a_gateway_start_one() -> None:
     finally:
         private.embedded.stop(keep_sandboxes=False)
         private.remove()
-    assert not processes_naming(str(private.directory))
+    wait_until(lambda: not processes_naming(str(private.directory)))
 
 
 def _command_line(pid: int) -> bytes:
