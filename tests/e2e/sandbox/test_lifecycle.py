@@ -248,6 +248,20 @@ async def test_a_full_disk_leaves_nothing(world, monkeypatch):
     assert await world.driver.list() == ()
 
 
+async def test_a_full_disk_does_not_keep_a_sandbox_running(world, monkeypatch):
+    box = await world.create("sleep", "infinity")
+    processes_before = pids(world, box)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("openshell.drivers.local.driver.write_bytes", full)
+        with pytest.raises(DriverError, match="No space left"):
+            await world.driver.stop(box)
+    assert not any(is_alive(pid) for pid in processes_before)
+
+
 async def test_two_sandboxes_do_not_see_each_other(world):
     one = await world.create("sleep", "1000")
     two = await world.create("sleep", "1000")

@@ -229,12 +229,13 @@ class LocalDriver:
         """End everything that runs and keep the state."""
         known = self._find(sandbox_id)
         async with known.lock:
+            unwritten: OSError | None = None
             if not known.stopped:
                 try:
                     # First, so that the end that follows is known to be wanted, whoever sees it.
                     write_bytes(known.paths.stopped, b"", durable=True)
                 except OSError as error:
-                    raise _state_error(known.paths.root, error) from error
+                    unwritten = error
                 known.stopped = True
             if known.pidfd >= 0:
                 processes.send(known.pidfd, signal.SIGTERM)
@@ -242,6 +243,9 @@ class LocalDriver:
             await known.kill(self._boot)
             await known.clean_leftovers(self._boot)
             self._publish(known)
+            if unwritten is not None:
+                # It runs no more, whatever the disk says; that this was wanted is not on record.
+                raise _state_error(known.paths.root, unwritten) from unwritten
 
     async def delete(self, sandbox_id: str) -> bool:
         """End everything and remove the state; False when there was nothing."""
