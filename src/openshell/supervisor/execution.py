@@ -67,6 +67,11 @@ class Execution:
         """The pid inside; zero when the program was never started."""
         return self.process.pid
 
+    @property
+    def terminal(self) -> bool:
+        """Whether it runs on a terminal instead of pipes."""
+        return self._terminal
+
     async def write(self, data: bytes) -> None:
         """Queue input; waits while the queue is full."""
         if not self._input_closed:

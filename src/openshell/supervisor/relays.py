@@ -207,6 +207,8 @@ class _AttachInput:
         if not self._owns_input:
             return
         match frame.WhichOneof("frame"):
+            case "stdin" if not self._execution.terminal:
+                await self._execution.write(frame.stdin)
             case "stdin":
                 try:
                     self._execution.write_now(frame.stdin)
@@ -218,8 +220,10 @@ class _AttachInput:
             case "signal":
                 await self._execution.signal(frame.signal)
             case "stdin_eof":
-                # Gives the input back; the process keeps it open for the next one.
                 self._owns_input = False
+                # A pipe that has ended has ended for its reader; a terminal stays for the next one.
+                if not self._execution.terminal:
+                    await self._execution.end_input()
             case kind:
                 raise InputRefused(f"a frame of kind {kind} is not for a process")
 
