@@ -59,7 +59,7 @@ class TlsConfig:
             if not (directory / name).is_file():
                 raise SandboxError(
                     f"no client certificate: {directory / name} is missing; "
-                    "register the gateway again with 'openshell gateway add'"
+                    "for the local gateway: openshell gateway stop, then openshell gateway start"
                 )
         return cls(directory / "ca.crt", directory / "tls.crt", directory / "tls.key")
 

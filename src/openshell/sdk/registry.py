@@ -207,8 +207,7 @@ class Registry:
         record = self.get(name)
         if record is None:
             raise SandboxError(
-                f"Unknown gateway '{name}'.\n"
-                f"Register it with: openshell gateway add <endpoint> --name {name}"
+                f"Unknown gateway '{name}'.\nSee what is registered with: openshell gateway list"
             )
         return Target(name, record.endpoint, record)
 
