@@ -90,9 +90,11 @@ def session(*, start: bool) -> Iterator[Session]:
     target = find_target(known)
     embedded = EmbeddedGateway.from_environment(os.environ)
     if target is None or embedded.is_endpoint(target.endpoint):
-        if start and not embedded.is_running():
-            note("Starting the local gateway ...")
-            embedded.start()
+        if start:
+            if not embedded.is_running():
+                note("Starting the local gateway ...")
+                embedded.start()
+            embedded.register_again(known)
             target = target or find_target(known)
         elif target is None:
             raise CliError(

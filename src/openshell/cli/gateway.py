@@ -36,6 +36,7 @@ def start() -> None:
     """Start the local gateway unless it runs. Commands that create things do this by themselves."""
     embedded = EmbeddedGateway.from_environment(os.environ)
     if embedded.is_running():
+        embedded.register_again(registry())
         record = embedded.record()
         note(f"The local gateway runs already: {record.endpoint if record else ''}")
         return

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -101,6 +102,8 @@ def create(argv: tuple[str, ...], output: str, **given: Any) -> int:
         say(f"Created sandbox: {ref.name}")
         sys.stdout.flush()
         interactive = sys.stdin.isatty() and sys.stdout.isatty()
+        if given["no_keep"]:
+            _delete_also_when_ended()
         try:
             if given["detach"] or structured or not (argv or interactive):
                 _wait_ready(opened, ref.id)
@@ -116,6 +119,16 @@ def create(argv: tuple[str, ...], output: str, **given: Any) -> int:
         finally:
             if given["no_keep"]:
                 opened.client.delete(ref.name, workspace=opened.workspace)
+
+
+def _delete_also_when_ended() -> None:
+    """Lets a closed terminal or a SIGTERM end the command like Ctrl-C does: with its clean-up."""
+
+    def end(number: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
 
 
 def _spec(argv: tuple[str, ...], given: dict[str, Any]) -> openshell_pb2.SandboxSpec:

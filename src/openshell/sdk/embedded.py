@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openshell.sdk.errors import SandboxError
+from openshell.sdk.registry import DEFAULT_GATEWAY_NAME, GatewayRecord, Registry
 
 __all__ = ["EmbeddedGateway", "RunRecord"]
 
@@ -111,6 +112,19 @@ class EmbeddedGateway:
                 f"the local gateway left no record of its start; see {self.log_path}"
             )
         return record
+
+    def register_again(self, registry: Registry) -> None:
+        """Makes the gateway known to a user who had removed it from the registry.
+
+        Its certificates are still there: removing forgets the entry alone.
+        """
+        record = self.record()
+        if record is not None and registry.get(DEFAULT_GATEWAY_NAME) is None:
+            mode = "mtls" if record.endpoint.startswith("https:") else "plaintext"
+            registry.save(
+                GatewayRecord(DEFAULT_GATEWAY_NAME, record.endpoint, mode),
+                activate=registry.active() is None,
+            )
 
     def stop(self, *, keep_sandboxes: bool) -> bool:
         """Ends the gateway; False when none runs.
