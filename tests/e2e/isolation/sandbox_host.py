@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import runpy
@@ -31,6 +32,9 @@ from openshell.supervisor.process import ProcessHost
 HOST_ID = 200001
 BASE = os.path.realpath(sys.base_prefix)
 INSIDE_PYTHON = os.path.realpath(sys.executable)
+# ioctl_ns(2): the network namespace of a socket, and the user namespace that owns another one.
+SIOCGSKNS = 0x894C
+NS_GET_USERNS = 0xB701
 
 
 def build_spec(options):
@@ -98,8 +102,6 @@ def in_control_namespaces(argv):
             actions = [(os.POSIX_SPAWN_DUP2, writing, 1)]
             # Loopback up, as in a sandbox
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                import fcntl
-
                 fcntl.ioctl(sock, 0x8914, struct.pack("16sH14x", b"lo", 1))
             child = os.posix_spawn(
                 argv[0], argv, {"PATH": os.environ["PATH"]}, file_actions=actions
@@ -133,8 +135,10 @@ def enter_network(sandbox: IsolatedSandbox, argv):
     pid = os.fork()
     if pid == 0:
         try:
-            call("setns", sandbox.namespaces["user"], 0)
-            call("setns", sandbox.namespaces["net"], 0)
+            network = fcntl.ioctl(sandbox.listeners["proxy"], SIOCGSKNS)
+            # The user namespace first: it gives the rights that the other one asks for.
+            call("setns", fcntl.ioctl(network, NS_GET_USERNS), 0)
+            call("setns", network, 0)
             os.dup2(writing, 1)
             # No exec: it would take the capabilities that setns gave.
             sys.argv = argv

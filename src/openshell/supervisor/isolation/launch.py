@@ -50,7 +50,6 @@ __all__ = [
     "start",
 ]
 
-_NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 _CLONE_NEWUSER = 0x1000_0000
 # The whole set-up takes ten milliseconds; a machine a thousand times slower is not working.
 SETUP_TIMEOUT_S = 10.0
@@ -93,7 +92,6 @@ class IsolatedSandbox:
     sock_diag: socket.socket
     nfnetlink: socket.socket | None
     nflog: socket.socket | None
-    namespaces: dict[str, int]
     layers: tuple[Layer, ...]
     phases: tuple[Phase, ...]
     cgroups: Cgroups
@@ -150,7 +148,7 @@ class IsolatedSandbox:
         for made in (self.control, self.sock_diag, *self.listeners.values(), *optional):
             if made is not None:
                 made.close()
-        for descriptor in (*self.namespaces.values(), self.pidfd, *self._trust.values()):
+        for descriptor in (self.pidfd, *self._trust.values()):
             os.close(descriptor)
         self.cgroups.remove()
 
@@ -314,10 +312,9 @@ def _await_ready(control: socket.socket, timeout_s: float) -> tuple[wire.Ready, 
 class StartingSandbox:
     """A sandbox whose process 1 is building its world and shutting itself in."""
 
-    def __init__(self, launch: _Launch, control: socket.socket, namespaces: dict[str, int]) -> None:
+    def __init__(self, launch: _Launch, control: socket.socket) -> None:
         self._launch = launch
         self._control = control
-        self._namespaces = namespaces
         self._finished: IsolatedSandbox | None = None
 
     @property
@@ -336,7 +333,7 @@ class StartingSandbox:
         """Wait for process 1 to be restricted; raises IsolationError with the step that failed."""
         with self._launch.phase("init"):
             report, descriptors = _await_ready(self._control, timeout_s)
-        sandbox = _assemble(self._launch, self._control, self._namespaces, report, descriptors)
+        sandbox = _assemble(self._launch, self._control, report, descriptors)
         self._finished = sandbox
         return sandbox
 
@@ -345,9 +342,6 @@ class StartingSandbox:
         if self._finished is not None:
             self._finished.close()
             return
-        for descriptor in self._namespaces.values():
-            os.close(descriptor)
-        self._namespaces.clear()
         self._control.close()
         self._launch.undo()
 
@@ -359,8 +353,7 @@ def begin(spec: SandboxSpec, prepared: Prepared) -> StartingSandbox:
     with launch.phase("cgroups"):
         launch.cgroups = plan_cgroups(spec.id, spec.limits)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    namespaces: dict[str, int] = {}
-    starting = StartingSandbox(launch, ours, namespaces)
+    starting = StartingSandbox(launch, ours)
     try:
         with launch.phase("plan"):
             plan = launch.plan()
@@ -369,9 +362,6 @@ def begin(spec: SandboxSpec, prepared: Prepared) -> StartingSandbox:
         theirs.close()
         with launch.phase("identity_maps", "map one free host id (200000 and up) to the sandbox"):
             launch.write_maps()
-            for name in _NAMESPACES:
-                path = f"/proc/{launch.pid}/ns/{name}"
-                namespaces[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             wire.send(ours, wire.Go())
         with launch.phase("trees", "the workspace's file system must allow id-mapped mounts"):
             paths, trees = launch.make_sources()
@@ -421,7 +411,6 @@ def _clone(launch: _Launch, plan: init.InitPlan, theirs: socket.socket) -> None:
 def _assemble(
     launch: _Launch,
     control: socket.socket,
-    namespaces: dict[str, int],
     report: wire.Ready,
     descriptors: list[int],
 ) -> IsolatedSandbox:
@@ -442,7 +431,6 @@ def _assemble(
         sock_diag=made["sock_diag"],
         nfnetlink=made.get("nfnetlink"),
         nflog=made.get("nflog"),
-        namespaces=namespaces,
         layers=(*layers, *launch.cgroups.layers),
         phases=tuple(sorted((*launch.phases, *inner), key=lambda p: p.started_ns)),
         cgroups=launch.cgroups,
