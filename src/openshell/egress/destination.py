@@ -125,7 +125,6 @@ class Plan:
     host: str
     port: int
     addresses: tuple[Address, ...]
-    via_alias: bool = False
     # Only the endpoints that a person declared exactly opened this destination, so only these may
     # authorise requests on it.
     by_declaration: bool = False
@@ -233,7 +232,7 @@ def _plan_alias(
         )
     if not set(addresses) <= set(facts.alias_addresses):
         return Refused("alias", "trusted-gateway check failed: unexpected address", addresses)
-    return Plan(request.host, request.port, addresses, via_alias=True, by_declaration=True)
+    return Plan(request.host, request.port, addresses, by_declaration=True)
 
 
 def _check_allowed_ips(

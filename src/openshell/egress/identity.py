@@ -72,7 +72,6 @@ class Identity:
     pid: int
     ancestors: tuple[str, ...] = ()
     cmdline: tuple[str, ...] = ()
-    sha256s: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +323,6 @@ class IdentityResolver:
 
     async def _verified(self, owners: list[_Owner], inode: int) -> Identity | IdentityUnknown:
         owner = owners[0]
-        digests: list[str] = []
         for place, program in enumerate((owner.program, *owner.ancestors)):
             try:
                 digest = await self._digest(program)
@@ -343,7 +341,6 @@ class IdentityResolver:
                     f"{prefix}: Binary integrity violation: {program.path} hash changed since its"
                     " first use"
                 )
-            digests.append(digest)
         # An exec between the look and here would lend this identity to another program.
         for each in owners:
             if self._program(each.pid) != each.program or not self._holds(
@@ -355,7 +352,6 @@ class IdentityResolver:
             owner.pid,
             tuple(program.path for program in owner.ancestors),
             owner.cmdline,
-            tuple(digests),
         )
 
     async def _digest(self, program: _Program) -> str:

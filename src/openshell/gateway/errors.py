@@ -31,7 +31,6 @@ __all__ = [
     "not_found",
     "permission_denied",
     "resource_exhausted",
-    "unauthenticated",
     "unavailable",
     "unimplemented",
 ]
@@ -90,10 +89,6 @@ def failed_precondition(message: str, **details: str) -> ApiError:
 
 def permission_denied(message: str, **details: str) -> ApiError:
     return ApiError(Code.PERMISSION_DENIED, message, details)
-
-
-def unauthenticated(message: str, **details: str) -> ApiError:
-    return ApiError(Code.UNAUTHENTICATED, message, details)
 
 
 def unavailable(message: str, **details: str) -> ApiError:

@@ -24,7 +24,7 @@ from openshell.ocsf.events import (
     Status,
 )
 from openshell.ocsf.jsonl import EventContext, to_json
-from openshell.ocsf.oneline import log_line, to_line
+from openshell.ocsf.oneline import to_line
 
 __all__ = [
     "Action",
@@ -49,7 +49,6 @@ __all__ = [
     "Severity",
     "SshEvent",
     "Status",
-    "log_line",
     "to_json",
     "to_line",
 ]

@@ -1,13 +1,12 @@
 """The shorthand: one event as exactly one line for people and for `grep`.
 
-Called by the log sinks of the supervisor. The line carries no timestamp of its own except in
-`log_line`, which is the form written to the log file. Whatever text an event holds, the result has
-no line break and no control character in it: an agent that chooses host names, paths and program
-names must not be able to write lines of its own into the log.
+Called by the log sinks of the supervisor. The line carries no timestamp of its own: log lines have
+theirs. Whatever text an event holds, the result has no line break and no control character in it:
+an agent that chooses host names, paths and program names must not be able to write lines of its own
+into the log.
 """
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from openshell.ocsf.events import (
@@ -28,7 +27,7 @@ from openshell.ocsf.events import (
     SshEvent,
 )
 
-__all__ = ["log_line", "to_line"]
+__all__ = ["to_line"]
 
 # The contract's cuts: a reason may explain, a message or title is a headline.
 _REASON_BYTES: Final = 256
@@ -60,12 +59,6 @@ _CONFIG_KEYS: Final = {
 def to_line(event: Event) -> str:
     """Write the event in shorthand, without a timestamp."""
     return _WRITERS[type(event)](event)
-
-
-def log_line(event: Event) -> str:
-    """Write the event as the log file shows it: UTC milliseconds, `OCSF`, the shorthand."""
-    moment = datetime.fromtimestamp(event.time_ms // 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{event.time_ms % 1000:03d}Z OCSF {to_line(event)}"
 
 
 def _network(event: NetworkEvent) -> str:

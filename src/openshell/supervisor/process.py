@@ -66,10 +66,6 @@ class Process:
         self._number = number
         self._exit: asyncio.Future[ExitRecord] = asyncio.get_running_loop().create_future()
 
-    @property
-    def returncode(self) -> int | None:
-        return self._exit.result().exit_code if self._exit.done() else None
-
     async def wait(self) -> ExitRecord:
         """Wait for the end; the record also says so when the whole sandbox went."""
         return await asyncio.shield(self._exit)

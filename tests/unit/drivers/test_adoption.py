@@ -8,7 +8,13 @@ import pytest
 from openshell.drivers.launch import LaunchPlan, encode_plan
 from openshell.drivers.local.adoption import Verdict, judge
 from openshell.drivers.local.paths import SandboxPaths
-from openshell.drivers.local.state import FailureRecord, boot_id, this_process, write_record
+from openshell.drivers.local.state import (
+    FailureRecord,
+    ProcessRecord,
+    boot_id,
+    start_ticks,
+    write_record,
+)
 
 PLAN = LaunchPlan("box", "n", "w", "i", "unix:/x")
 WHOLE = encode_plan(PLAN)
@@ -52,12 +58,13 @@ def test_a_directory_under_another_name_is_left_alone(paths):
 def test_running_gone_unclear(paths):
     write_plan(paths)
     assert judge("box", paths, boot_id()).verdict is Verdict.UNCLEAR
-    write_record(paths.process, this_process())
+    me = ProcessRecord(os.getpid(), start_ticks(os.getpid()), boot_id())
+    write_record(paths.process, me)
     running = judge("box", paths, boot_id())
     assert (running.verdict, running.pid) == (Verdict.RUNNING, os.getpid())
     os.close(running.pidfd)
     assert judge("box", paths, "another boot").verdict is Verdict.GONE
-    stale = msgspec.structs.replace(this_process(), start_ticks=1)
+    stale = msgspec.structs.replace(me, start_ticks=1)
     write_record(paths.process, stale)
     assert judge("box", paths, boot_id()).verdict is Verdict.GONE
 

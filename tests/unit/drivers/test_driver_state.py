@@ -16,7 +16,6 @@ from openshell.drivers.local.state import (
     open_process,
     read_record,
     start_ticks,
-    this_process,
     write_bytes,
     write_record,
 )
@@ -57,7 +56,7 @@ def test_a_plan_that_is_none_is_refused(data, says):
 
 
 def test_a_process_is_known_by_pid_start_and_boot():
-    me = this_process()
+    me = ProcessRecord(os.getpid(), start_ticks(os.getpid()), boot_id())
     fd = open_process(me, boot_id())
     assert fd is not None
     os.close(fd)
@@ -77,8 +76,9 @@ def test_an_ended_process_is_not_opened():
 def test_records_are_whole_or_missing(tmp_path):
     path = str(tmp_path / "record")
     assert read_record(path, ProcessRecord) is None
-    write_record(path, this_process("x"), durable=True)
-    assert read_record(path, ProcessRecord) == this_process("x")
+    record = ProcessRecord(7, 1234, boot_id(), "x")
+    write_record(path, record, durable=True)
+    assert read_record(path, ProcessRecord) == record
     assert os.stat(path).st_mode & 0o777 == 0o600
     (tmp_path / "record").write_bytes(b'{"pid": "no"}')
     assert read_record(path, ProcessRecord) is None

@@ -127,12 +127,6 @@ def test_unsound_rule_stops_the_start(option: dict[str, str | None]) -> None:
         AuthorizationTable.from_services([Wrapped(service(**option))])
 
 
-def test_served_method_without_rule_stops_the_start(table: AuthorizationTable) -> None:
-    table.require([OPENSHELL + "Health"])
-    with pytest.raises(RulesIncomplete, match="Nonsense has no rule"):
-        table.require([OPENSHELL + "Health", OPENSHELL + "Nonsense"])
-
-
 _CLASSES = {
     "Anonymous": Anonymous(),
     "SandboxPrincipal": SANDBOX,

@@ -25,7 +25,6 @@ __all__ = [
     "read_record",
     "start_ticks",
     "sync_directory",
-    "this_process",
     "write_bytes",
     "write_record",
 ]
@@ -76,13 +75,6 @@ def start_ticks(pid: int) -> int | None:
         return None
     # The command name stands in parentheses and may hold anything: count from the last one.
     return int(stat[stat.rindex(b")") + 2 :].split()[19])
-
-
-def this_process(instance_id: str = "") -> ProcessRecord:
-    """The calling process."""
-    pid = os.getpid()
-    ticks = start_ticks(pid)
-    return ProcessRecord(pid, -1 if ticks is None else ticks, boot_id(), instance_id)
 
 
 def open_process(record: ProcessRecord, current_boot: str) -> int | None:

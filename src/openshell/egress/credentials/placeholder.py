@@ -64,12 +64,11 @@ _TAIL = 3 * max(len(_CANONICAL), len(_ALIAS)) - 1
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """One placeholder. Without revision, handle and alias it asks for the current value."""
+    """One placeholder. Without revision and handle it asks for the current value."""
 
     key: str
     revision: int | None = None
     handle: str | None = None
-    is_alias: bool = False
 
 
 def parse_placeholder(token: bytes) -> Placeholder | None:
@@ -79,7 +78,7 @@ def parse_placeholder(token: bytes) -> Placeholder | None:
         return None
     revision, handle, key, alias = found.groups()
     if alias is not None:
-        return Placeholder(alias.decode("ascii"), is_alias=True)
+        return Placeholder(alias.decode("ascii"))
     return Placeholder(
         key.decode("ascii"),
         revision=None if revision is None else int(revision),

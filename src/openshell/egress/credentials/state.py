@@ -20,7 +20,6 @@ from openshell.egress.credentials.placeholder import (
     Placeholder,
     is_reserved_key,
     is_valid_key,
-    redact_placeholders,
     render_placeholder,
 )
 
@@ -30,8 +29,6 @@ __all__ = ["Binding", "CredentialSet", "SnapshotRejected", "Unresolved"]
 RETAINED_GENERATIONS: Final = 8
 # Revisions remembered as belonging to an identity; an agent older than that many changes must be restarted.
 REMEMBERED_REVISIONS: Final = 1024
-# Shorter values would blank out ordinary words of a log.
-SHORTEST_REDACTED: Final = 6
 
 
 class Unresolved(Enum):
@@ -200,20 +197,6 @@ class CredentialSet:
                 found = self._values.get(key)
         # The bare and the alias form name no generation and never stand for a bound key.
         return Unresolved.UNAVAILABLE if found is None else found.usable(now_ms)
-
-    def redact(self, data: bytes) -> bytes:
-        """For logs: neither a placeholder nor a value is left. Slow, not for bodies."""
-        clean = redact_placeholders(data)
-        # Malformed placeholders name no key that exists; the values are what must not stay.
-        result = data if clean is None else clean
-        everything = (self._values, *(values for _, values in self._retained))
-        secrets = {
-            v.text for values in everything for k, v in values.items() if k in self._ever_bound
-        }
-        for text in sorted(secrets, key=len, reverse=True):
-            if len(text) >= SHORTEST_REDACTED:
-                result = result.replace(text.encode(), b"[CREDENTIAL]")
-        return result
 
     def _own_value(self, key: str, revision: int | None) -> _Value | None:
         """The value a retained generation had itself, which after a rotation is the older one."""

@@ -159,12 +159,6 @@ class AuthorizationTable:
             raise RulesIncomplete(problems)
         return cls(rules)
 
-    def require(self, methods: Iterable[str]) -> None:
-        """Refuse to serve a method that has no rule."""
-        problems = [f"{name} has no rule" for name in sorted(methods) if name not in self._rules]
-        if problems:
-            raise RulesIncomplete(problems)
-
     def rule(self, method: str) -> Rule | None:
         return self._rules.get(method)
 

@@ -100,7 +100,7 @@ def current_principal() -> Principal:
 
 @contextmanager
 def acting_as(principal: Principal) -> Iterator[None]:
-    """Run the body as this principal: for tests of handlers and for work a handler delegates."""
+    """Run the body as this principal: what tests of handlers call them in."""
     token = _current.set(principal)
     try:
         yield

@@ -29,7 +29,7 @@ HANDLE = "0123456789abcdef" * 4
         (f"openshell:resolve:env:s{HANDLE}_KEY", Placeholder("KEY", handle=HANDLE)),
         ("openshell:resolve:env:version_KEY", Placeholder("version_KEY")),
         ("openshell:resolve:env:v01_KEY", Placeholder("v01_KEY")),
-        ("sk-OPENSHELL-RESOLVE-ENV-KEY", Placeholder("KEY", is_alias=True)),
+        ("sk-OPENSHELL-RESOLVE-ENV-KEY", Placeholder("KEY")),
     ],
 )
 def test_forms(token: str, expected: Placeholder) -> None:
