@@ -17,7 +17,7 @@ A pattern that cannot be read raises `GlobError`; callers decide what that means
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -277,14 +277,48 @@ def _everything(_text: str) -> bool:
     return True
 
 
-def _matcher(alternatives: list[str]) -> TextMatcher:
-    body = "|".join(alternatives)
-    return re.compile(f"(?:{body})", re.DOTALL).match
+class _Matcher:
+    """Matches by an expression that is compiled when it is first asked.
+
+    Most patterns of a large policy are never asked between two reloads, and compiling is nine tenths
+    of what loading them costs. Everything that can be wrong with a pattern was found before.
+    """
+
+    __slots__ = ("_build", "_match")
+
+    def __init__(self, build: Callable[[], Iterable[str]]) -> None:
+        self._build = build
+        self._match: TextMatcher | None = None
+
+    def __call__(self, text: str) -> object:
+        match = self._match
+        if match is None:
+            match = re.compile(f"(?:{'|'.join(self._build())})", re.DOTALL).match
+            self._match = match
+        return match(text)
+
+
+# What can make a pattern unreadable, or stand for something else than itself, besides `*` and `?`.
+_CAREFUL = re.compile(r"[\[{}\\\0]")
+
+
+def _is_simple(pattern: str) -> bool:
+    """Stars, question marks and text: nothing in it can be wrong, so it need not be read to know."""
+    return len(pattern) <= MAX_GLOB_LENGTH and _CAREFUL.search(pattern) is None
+
+
+def _read(pattern: str) -> list[_Tokens]:
+    return _expand(_Reader(pattern, braces=True, escapes=True).read())
+
+
+def _has_wildcard(pattern: str) -> bool:
+    return "*" in pattern or "?" in pattern
 
 
 def check_glob(pattern: str) -> None:
     """Raises `GlobError` where `compile_glob` would, at a fraction of the cost."""
-    _expand(_Reader(pattern, braces=True, escapes=True).read())
+    if not _is_simple(pattern):
+        _read(pattern)
 
 
 def compile_glob(pattern: str, sep: str) -> TextMatcher:
@@ -295,18 +329,19 @@ def compile_glob(pattern: str, sep: str) -> TextMatcher:
     """
     if pattern == "**":
         return _everything
-    expanded = _expand(_Reader(pattern, braces=True, escapes=True).read())
-    if len(expanded) == 1:
-        plain = _plain(expanded[0])
+    least = 1 if sep == "." else 0
+    if not _is_simple(pattern):
+        expanded = _read(pattern)
+        plain = _plain(expanded[0]) if len(expanded) == 1 else None
         if plain is not None:
             return plain.__eq__
-        tail = (_Literal(sep), _Star(double=True))
-        head = _plain(expanded[0][:-2]) if expanded[0][-2:] == tail else None
-        if head is not None:
-            prefix = head + sep
-            return lambda text: text.startswith(prefix)
-    least = 1 if sep == "." else 0
-    return _matcher([_pattern(tokens, sep, least) for tokens in expanded])
+        return _Matcher(lambda: [_pattern(tokens, sep, least) for tokens in expanded])
+    if not _has_wildcard(pattern):
+        return pattern.__eq__
+    if pattern.endswith(f"{sep}**") and not _has_wildcard(pattern[:-3]):
+        prefix = pattern[:-2]
+        return lambda text: text.startswith(prefix)
+    return _Matcher(lambda: [_pattern(tokens, sep, least) for tokens in _read(pattern)])
 
 
 def compile_route(pattern: str) -> TextMatcher:
@@ -318,6 +353,8 @@ def compile_route(pattern: str) -> TextMatcher:
         return _everything
     below = pattern.endswith("/**")
     base = pattern[:-3] if below else pattern
+    if _is_simple(base) and not _has_wildcard(base):
+        return _below(base) if below else pattern.__eq__
     try:
         tokens = _Reader(base, braces=False, escapes=False).read()
     except GlobError:
@@ -326,10 +363,15 @@ def compile_route(pattern: str) -> TextMatcher:
     if plain is not None and not below:
         return plain.__eq__
     if plain is not None:
-        prefix = plain + "/"
-        return lambda text: text == plain or text.startswith(prefix)
-    compiled = _matcher([_route_expression(tokens, below=below)])
+        return _below(plain)
+    compiled = _Matcher(lambda: [_route_expression(tokens, below=below)])
     return lambda text: text == pattern or compiled(text)
+
+
+def _below(base: str) -> TextMatcher:
+    """The path and what is under it."""
+    prefix = base + "/"
+    return lambda text: text == base or text.startswith(prefix)
 
 
 def _route_expression(tokens: _Tokens, *, below: bool) -> str:
@@ -370,7 +412,7 @@ def compile_selector(pattern: str) -> TextMatcher:
     if not all(pattern.split(".")):
         raise GlobError("pattern has an empty label")
     tokens = _Reader(pattern.lower(), braces=False, escapes=False).read()
-    compiled = _matcher([_pattern(tokens, ".", 1)])
+    compiled = _Matcher(lambda: [_pattern(tokens, ".", 1)])
 
     def matches(host: str) -> bool:
         lowered = host.lower()
