@@ -71,6 +71,8 @@ STOP_GRACE_SECONDS = 0.5
 _log = logging.getLogger(__name__)
 
 MakeDriver = Callable[..., ComputeDriver]
+_Served = tuple[Callable[[Any, Any], None], type[Any], list[object]]
+"""How a gRPC service is added to a server, its generated base, the parts that have its methods."""
 
 
 def _clock_ms() -> int:
@@ -234,22 +236,32 @@ class Gateway:
         credentials = DatabaseCredentialStore(
             load_or_create_key(Path(settings.credential_key_path))
         )
-        services = [
-            *self._core_services(store, driver, compute),
-            *self._noun_services(store, compute, credentials),
-            TokenService(identity.tokens),
-        ]
         attach = AttachService(store, compute, self.sessions, self.relays, self.bus, self.tasks)
-        for server in self._servers:
-            openshell_pb2_grpc.add_OpenShellServicer_to_server(
-                _servicer(openshell_pb2_grpc.OpenShellServicer, services), server
-            )
-            openshell_ext_pb2_grpc.add_SandboxesServicer_to_server(
-                _servicer(openshell_ext_pb2_grpc.SandboxesServicer, [attach]), server
-            )
-            inference_pb2_grpc.add_InferenceServicer_to_server(
-                _servicer(inference_pb2_grpc.InferenceServicer, []), server
-            )
+        # What each gRPC service is made of; a method that no part has stays unimplemented.
+        served: list[_Served] = [
+            (
+                openshell_pb2_grpc.add_OpenShellServicer_to_server,
+                openshell_pb2_grpc.OpenShellServicer,
+                [
+                    *self._core_services(store, driver, compute),
+                    *self._noun_services(store, compute, credentials),
+                    TokenService(identity.tokens),
+                ],
+            ),
+            (
+                openshell_ext_pb2_grpc.add_SandboxesServicer_to_server,
+                openshell_ext_pb2_grpc.SandboxesServicer,
+                [attach],
+            ),
+            (
+                inference_pb2_grpc.add_InferenceServicer_to_server,
+                inference_pb2_grpc.InferenceServicer,
+                [],
+            ),
+        ]
+        for add, base, parts in served:
+            for server in self._servers:
+                add(_servicer(base, parts), server)
 
     def _core_services(self, store: Store, driver: ComputeDriver, compute: Compute) -> list[object]:
         assert self._lifecycle is not None  # noqa: S101  set by the only caller
