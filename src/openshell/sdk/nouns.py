@@ -1,7 +1,7 @@
-"""Clients for what surrounds a sandbox: providers, policies, settings, logs.
+"""Clients for what surrounds a sandbox: policies, settings, logs; providers, from their own module.
 
-They share a client's channel. `PolicyClient` and `SettingsClient` speak of one sandbox or, in the
-methods named so, of all of them. The policy language is loaded by the methods that speak it: it
+The clients share a client's channel. `PolicyClient` and `SettingsClient` speak of one sandbox or, in
+the methods named so, of all of them. The policy language is loaded by the methods that speak it: it
 takes as long as all the rest, and most commands never need it.
 """
 
@@ -10,108 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from openshell._proto import datamodel_pb2, openshell_pb2, sandbox_pb2
+from openshell._proto import openshell_pb2, sandbox_pb2
+from openshell.sdk.providers import ProviderClient, RefreshClient
 
 if TYPE_CHECKING:
     from openshell.policy.merge_operations import MergeOperation
     from openshell.policy.settings import Value
     from openshell.sdk.client import SandboxClient
 
-__all__ = ["LogClient", "PolicyClient", "ProviderClient", "SettingsClient"]
+__all__ = ["LogClient", "PolicyClient", "ProviderClient", "RefreshClient", "SettingsClient"]
 
 _EVERYWHERE: Mapping[str, Any] = {"global": True}
 """The field's name is a word of the language, so it cannot be written as an argument."""
-
-
-class ProviderClient:
-    """Providers: named holders of credentials, and which sandboxes they are attached to."""
-
-    def __init__(self, client: SandboxClient) -> None:
-        self._stub, self._timeout = client.unary
-
-    def create(
-        self,
-        name: str,
-        type: str,  # noqa: A002  # the contract's word
-        credentials: Mapping[str, str],
-        *,
-        workspace: str,
-        config: Mapping[str, str] | None = None,
-    ) -> datamodel_pb2.Provider:
-        """Stores credentials under a name; answers never carry their values."""
-        provider = datamodel_pb2.Provider(
-            metadata=datamodel_pb2.ObjectMeta(name=name, workspace=workspace),
-            type=type,
-            credentials=dict(credentials),
-            config=dict(config or {}),
-            profile_workspace=workspace,
-        )
-        request = openshell_pb2.CreateProviderRequest(provider=provider, workspace=workspace)
-        return self._stub.CreateProvider(request, timeout=self._timeout).provider
-
-    def get(self, name: str, *, workspace: str) -> datamodel_pb2.Provider:
-        request = openshell_pb2.GetProviderRequest(name=name, workspace=workspace)
-        return self._stub.GetProvider(request, timeout=self._timeout).provider
-
-    def list(
-        self, *, workspace: str, limit: int = 100, offset: int = 0, all_workspaces: bool = False
-    ) -> list[datamodel_pb2.Provider]:
-        request = openshell_pb2.ListProvidersRequest(
-            limit=limit,
-            offset=offset,
-            workspace="" if all_workspaces else workspace,
-            all_workspaces=all_workspaces,
-        )
-        return list(self._stub.ListProviders(request, timeout=self._timeout).providers)
-
-    def update(
-        self,
-        name: str,
-        *,
-        workspace: str,
-        credentials: Mapping[str, str] | None = None,
-        config: Mapping[str, str] | None = None,
-    ) -> datamodel_pb2.Provider:
-        """Merges the given values; an empty value removes its key."""
-        provider = datamodel_pb2.Provider(
-            metadata=datamodel_pb2.ObjectMeta(name=name, workspace=workspace),
-            credentials=dict(credentials or {}),
-            config=dict(config or {}),
-        )
-        request = openshell_pb2.UpdateProviderRequest(provider=provider, workspace=workspace)
-        return self._stub.UpdateProvider(request, timeout=self._timeout).provider
-
-    def delete(self, name: str, *, workspace: str) -> bool:
-        """Deletes a provider; False when there was none."""
-        request = openshell_pb2.DeleteProviderRequest(name=name, workspace=workspace)
-        return self._stub.DeleteProvider(request, timeout=self._timeout).deleted
-
-    def attached(self, sandbox: str, *, workspace: str) -> Sequence[datamodel_pb2.Provider]:
-        """The providers of a sandbox, in the order of attachment."""
-        request = openshell_pb2.ListSandboxProvidersRequest(
-            sandbox_name=sandbox, workspace=workspace
-        )
-        return list(self._stub.ListSandboxProviders(request, timeout=self._timeout).providers)
-
-    def attach(self, sandbox: str, provider: str, *, workspace: str, expected: int = 0) -> bool:
-        """Attaches; False when it was attached already. `expected` is a resource version."""
-        request = openshell_pb2.AttachSandboxProviderRequest(
-            sandbox_name=sandbox,
-            provider_name=provider,
-            expected_resource_version=expected,
-            workspace=workspace,
-        )
-        return self._stub.AttachSandboxProvider(request, timeout=self._timeout).attached
-
-    def detach(self, sandbox: str, provider: str, *, workspace: str, expected: int = 0) -> bool:
-        """Detaches; False when it was not attached."""
-        request = openshell_pb2.DetachSandboxProviderRequest(
-            sandbox_name=sandbox,
-            provider_name=provider,
-            expected_resource_version=expected,
-            workspace=workspace,
-        )
-        return self._stub.DetachSandboxProvider(request, timeout=self._timeout).detached
 
 
 class PolicyClient:
