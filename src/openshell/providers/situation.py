@@ -8,14 +8,17 @@ writes. Values only; the gateway reads them from its store.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from openshell.policy.model import SandboxPolicy
 from openshell.providers.profile.model import ProviderProfile, Strategy
 from openshell.providers.records import ProviderRecord
 
 __all__ = ["Attached", "Entry", "Fault", "FaultCode", "RefreshState", "Situation"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,24 @@ class Entry:
     """ "" for what is not user-managed, else "platform" or "workspace"."""
     source_revision: str
     fingerprint: str
-    """Differs whenever profile, source or scope differ; a part of delivery revisions."""
+    """Differs whenever profile, source, scope or revision differ; a part of delivery revisions."""
+    _derived: dict[Callable[[Entry], Any], Any] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def is_user_managed(self) -> bool:
         return self.source == "user"
+
+    def derive(self, compute: Callable[[Entry], _T]) -> _T:
+        """`compute(self)`, kept: one profile is judged again for every sandbox that uses it.
+
+        `compute` must be a function of the entry alone.
+        """
+        if compute not in self._derived:
+            self._derived[compute] = compute(self)
+        value: _T = self._derived[compute]
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +93,9 @@ class Situation:
 
     workspace: str
     sandbox: str
+    """Its name, for messages."""
+    sandbox_id: str
+    """A part of every workload handle, so that no placeholder means anything elsewhere."""
     policy: SandboxPolicy | None
     """Its latest own policy, without layers and marks."""
     attached: tuple[Attached, ...]
@@ -105,6 +124,8 @@ class FaultCode(enum.Enum):
     AMBIGUOUS_GRANTS = "ambiguous_token_grants"
     LAYER_CONFLICT = "layer_conflict"
     """The composed policy has endpoints that contradict each other."""
+    LAYER_UNSAFE = "layer_unsafe"
+    """A profile's own endpoints would make the composed policy one that no supervisor loads."""
     BINDING_MALFORMED = "binding_malformed"
     BINDING_UNATTACHED = "binding_unattached"
     BINDING_TWO_AUTHORITIES = "binding_two_authorities"
