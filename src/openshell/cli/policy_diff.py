@@ -22,9 +22,15 @@ __all__ = ["diff"]
 @click.argument("before", type=click.IntRange(1), required=False)
 @click.argument("after", type=click.IntRange(1), required=False)
 @click.option("--policy", "path", metavar="FILE", help="Compare with this file instead.")
+@click.option("--global", "everywhere", is_flag=True, help="Of the policy for all sandboxes.")
 @output_option("table", "json")
 def diff(
-    name: str | None, before: int | None, after: int | None, path: str | None, output: str
+    name: str | None,
+    before: int | None,
+    after: int | None,
+    path: str | None,
+    everywhere: bool,
+    output: str,
 ) -> None:
     """Show what changed in terms of what is allowed between two revisions.
 
@@ -35,7 +41,11 @@ def diff(
         openshell policy diff work            what the last change did
         openshell policy diff work 3 7
         openshell policy diff work --policy next.yaml
+        openshell policy diff --global 1 2
     """
+    if everywhere:
+        # Without a sandbox, what stands in its place is the first number.
+        name, before, after = None, *_numbers(name, before, after)
     if path and after is not None:
         raise click.UsageError("--policy takes the place of AFTER")
     from openshell.cli.policy_text import usable_policy
@@ -44,7 +54,7 @@ def diff(
 
     candidate = usable_policy(path) if path else None
     with session(start=False) as opened:
-        chosen = opened.sandbox_name(name)
+        chosen = None if everywhere else opened.sandbox_name(name)
         newest = 0
         if before is None or (after is None and candidate is None):
             newest = _revision(opened, chosen, 0)[0]
@@ -56,6 +66,7 @@ def diff(
     label = path or f"revision {second}"
     if output == "json":
         document: dict[str, Any] = {
+            "scope": "sandbox" if chosen else "global",
             "sandbox": chosen,
             "before": first,
             "after": second if candidate is None else None,
@@ -63,14 +74,26 @@ def diff(
         }
         print_structured(document, output)
         return
-    print(printable(f"{chosen}: revision {first} -> {label}: {summary_of(found)}"))
+    subject = chosen or "all sandboxes"
+    print(printable(f"{subject}: revision {first} -> {label}: {summary_of(found)}"))
     if not found.is_empty:
         for line in render_diff(found).splitlines():
             print(printable(line))
 
 
-def _revision(opened: Session, name: str, version: int) -> tuple[int, SandboxPolicy]:
-    """One stored revision with its number; version 0 is the newest.
+def _numbers(
+    name: str | None, before: int | None, after: int | None
+) -> tuple[int | None, int | None]:
+    """BEFORE and AFTER where no name stands before them."""
+    if name is None:
+        return None, None
+    if not name.isdecimal() or int(name) < 1 or after is not None:
+        raise click.UsageError("--global takes no sandbox, only BEFORE and AFTER")
+    return int(name), before
+
+
+def _revision(opened: Session, name: str | None, version: int) -> tuple[int, SandboxPolicy]:
+    """One stored revision with its number; version 0 is the newest, no name the one for all.
 
     Raises:
         CliError: the gateway answered without the policy itself.
@@ -79,7 +102,11 @@ def _revision(opened: Session, name: str, version: int) -> tuple[int, SandboxPol
     from openshell.sdk.nouns import PolicyClient
 
     client = PolicyClient(opened.client)
-    revision = client.revision(name, version, workspace=opened.workspace).revision
+    if name is None:
+        revision = client.global_revision(version).revision
+    else:
+        revision = client.revision(name, version, workspace=opened.workspace).revision
     if not revision.HasField("policy"):
-        raise CliError(f"revision {revision.version} of '{name}' is stored without its policy")
+        subject = f"of '{name}'" if name else "for all sandboxes"
+        raise CliError(f"revision {revision.version} {subject} is stored without its policy")
     return revision.version, policy_from_proto(revision.policy)

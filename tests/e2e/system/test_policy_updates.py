@@ -176,6 +176,11 @@ def test_the_policy_for_all_stands_over_a_sandboxs_own(box: Box, tmp_path: Path)
     assert "Scope: global" in cli("policy", "get", "--global").stdout
     for command in (("update", "--remove-rule", "web"), ("rollback", "--to", "1")):
         assert "managed globally" in " ".join(box.policy(*command, code=1).split())
+    narrower = box.policy_file(tmp_path / "narrower.yaml", "read-only")
+    compared = cli("policy", "diff", "--global", "--policy", narrower)
+    assert compared.stdout.startswith("all sandboxes: revision 1 -> "), compared.stderr
+    assert "- * **" in compared.stdout
+    assert "policy diff" in cli("policy", "diff", "--global", "work").stderr
     # No sandbox acknowledges it: the history of its own stays as it was.
     assert box.versions() == [(2, "loaded"), (1, "superseded")]
 

@@ -1,0 +1,72 @@
+"""JSON as the two ends of a connection must both read it: no repeated keys, no NaN, bounded depth.
+
+Where a document could mean one thing here and another at the server, it is refused: a repeated key
+of which one reader takes the first and one the last would carry a call past its rule.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+__all__ = ["MAX_DEPTH", "JsonRejected", "read_json"]
+
+MAX_DEPTH: Final = 128
+"""Arrays and objects inside each other; the contract's number for GraphQL."""
+
+
+class JsonRejected(ValueError):
+    """Not JSON, or JSON that two readers may read differently. The text quotes nothing."""
+
+
+def read_json(data: bytes) -> Any:
+    """The document of a body in UTF-8. Raises `JsonRejected`."""
+    try:
+        text = data.decode("utf-8")
+        if text.startswith("\ufeff"):
+            raise JsonRejected("invalid JSON")
+        _check_depth(text)
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise JsonRejected("invalid JSON") from error
+    except JsonRejected:
+        raise
+    except ValueError as error:
+        # Also what exceeds the digits that an integer may have.
+        raise JsonRejected("invalid JSON") from error
+
+
+def _check_depth(text: str) -> None:
+    """Walks only documents with many brackets; a string that holds them costs that walk."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = 0
+    in_string = False
+    position = 0
+    while position < len(text):
+        char = text[position]
+        if in_string:
+            if char == "\\":
+                position += 1
+            elif char == '"':
+                in_string = False
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise JsonRejected(f"JSON is nested deeper than {MAX_DEPTH}")
+        elif char in "]}":
+            depth -= 1
+        position += 1
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise JsonRejected("invalid JSON: an object has a key twice")
+    return found
+
+
+def _no_constant(_name: str) -> Any:
+    raise JsonRejected("invalid JSON")
