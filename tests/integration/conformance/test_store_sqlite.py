@@ -14,7 +14,7 @@ from openshell.gateway.store import (
     MatchResourceVersion,
     StoreConflict,
     StoreUnavailable,
-    sqlite_tx,
+    sql_tx,
 )
 from openshell.gateway.store.sqlite import SqliteStore
 
@@ -92,8 +92,8 @@ async def test_a_look_up_stays_on_the_thread_unless_it_would_wait(store):
 
 
 async def test_retention_keeps_the_newest_lines(store, monkeypatch):
-    monkeypatch.setattr(sqlite_tx, "LOG_LINES_MAX", 10)
-    monkeypatch.setattr(sqlite_tx, "LOG_LINES_SLACK", 5)
+    monkeypatch.setattr(sql_tx, "LOG_LINES_MAX", 10)
+    monkeypatch.setattr(sql_tx, "LOG_LINES_SLACK", 5)
     for index in range(40):
         line = LogLine("sb", index, "sandbox", "INFO", "t", str(index))
         await store.write(lambda tx, line=line: tx.append_logs([line]))

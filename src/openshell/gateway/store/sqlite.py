@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from openshell.gateway.store.migrations import migrate
+from openshell.gateway.store.migrations import SQLITE, pending
 from openshell.gateway.store.model import StoreUnavailable, Tx
 from openshell.gateway.store.sqlite_tx import SqliteTx
 
@@ -82,7 +82,7 @@ class SqliteStore:
         try:
             connection = self._connection()
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            migrate(connection)
+            _migrate(connection)
         except sqlite3.Error as error:
             raise _unavailable(error) from error
         for suffix in ("", "-wal", "-shm"):
@@ -162,6 +162,27 @@ class SqliteStore:
             connections, self._connections = self._connections, []
         for connection in connections:
             connection.close()
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Brings the schema up to date, each step in its own transaction. Two may do this at once."""
+    while True:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            at = int(connection.execute("PRAGMA user_version").fetchone()[0])
+            statements = pending(at, SQLITE)
+            for statement in statements:
+                connection.execute(statement)
+            if statements:
+                # A pragma takes no parameters; the value is an integer of ours.
+                connection.execute(f"PRAGMA user_version = {at + 1}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        if not statements:
+            return
 
 
 _RETRIED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
