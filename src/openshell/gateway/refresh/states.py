@@ -1,0 +1,143 @@
+"""Refresh states as rows: what is configured for one credential key of one provider, and how it went.
+
+A row holds plain material and handles of sealed material, never a sealed value; it goes with its
+secrets in the transaction that ends it, so no state is ever seen while it is being deleted. A
+credential store outside the database queues what it could not remove itself, inside `retire`. While
+one gateway mints, the row is claimed: its status says so and its due time is when the claim ends,
+so that a gateway that dies delays a renewal and nothing more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Final
+
+from openshell._proto import datamodel_pb2, openshell_pb2
+from openshell.gateway.credentials.model import CredentialRef, CredentialStore
+from openshell.gateway.records import Kind, load, to_row
+from openshell.gateway.store.model import MatchResourceVersion, MustCreate, Row, Tx
+from openshell.providers.profile.model import Strategy
+from openshell.providers.situation import RefreshState
+
+__all__ = [
+    "State",
+    "drop_states",
+    "find_state",
+    "is_claimed",
+    "material_refs",
+    "material_slot",
+    "put_state",
+    "read_state",
+    "read_states",
+    "set_handles",
+    "state_name",
+    "status_message",
+]
+
+State = openshell_pb2.StoredProviderCredentialRefreshState
+
+_IDLE: Final = "idle"
+_MINTING: Final = "minting"
+
+
+def state_name(provider_id: str, key: str) -> str:
+    return f"provider-refresh-{provider_id}-{key.encode().hex()}"
+
+
+def material_slot(key: str, material: str) -> str:
+    """The credential key under which a piece of secret material is sealed: no provider can have it."""
+    digest = hashlib.sha256(f"{key}\0{material}".encode()).hexdigest()
+    return f"refresh-{digest[:40]}"
+
+
+def find_state(tx: Tx, provider: Row, key: str) -> Row | None:
+    return tx.get(Kind.REFRESH_STATE, provider.workspace, state_name(provider.id, key))
+
+
+def read_state(row: Row) -> RefreshState:
+    """The state as the rules of sandboxes see it."""
+    message = load(row, State)
+    return RefreshState(
+        id=row.id,
+        provider_id=message.provider_id,
+        key=message.credential_key,
+        strategy=Strategy(message.strategy),
+        epoch=message.authorization_epoch,
+        outputs=dict(message.additional_output_keys),
+        resource_version=row.resource_version,
+    )
+
+
+def read_states(tx: Tx, provider_id: str) -> tuple[RefreshState, ...]:
+    """Every state of a provider, by key."""
+    rows = tx.all(Kind.REFRESH_STATE, scope=provider_id)
+    return tuple(sorted(map(read_state, rows), key=lambda state: state.key))
+
+
+def is_claimed(row: Row, message: State, now_ms: int) -> bool:
+    """Whether some gateway is minting for it right now."""
+    return row.status == _MINTING and message.next_refresh_at_ms > now_ms
+
+
+def put_state(tx: Tx, message: State, over: Row | None, *, minting: bool = False) -> Row:
+    """Writes the state over the row it was read from, or as a new one."""
+    row = to_row(
+        Kind.REFRESH_STATE,
+        message,
+        scope=message.provider_id,
+        status=_MINTING if minting else _IDLE,
+    )
+    return tx.put(
+        row, MustCreate() if over is None else MatchResourceVersion(over.resource_version)
+    )
+
+
+def material_refs(message: State, names: Iterable[str] | None = None) -> dict[str, CredentialRef]:
+    """Store references of secret material by its name; all of it unless `names` are given."""
+    handles = message.secret_material_handles
+    return {
+        name: CredentialRef(
+            handles[name].handle,
+            message.provider_id,
+            material_slot(message.credential_key, name),
+        )
+        for name in (sorted(handles) if names is None else names)
+        if name in handles
+    }
+
+
+def drop_states(tx: Tx, credentials: CredentialStore, provider_id: str) -> list[CredentialRef]:
+    """Removes every state of a provider with its secrets, next to the removal of the provider.
+
+    The answer goes to `CredentialStore.retired` after the commit.
+    """
+    dropped: list[CredentialRef] = []
+    for row in tx.all(Kind.REFRESH_STATE, scope=provider_id):
+        dropped += material_refs(load(row, State)).values()
+        tx.delete(Kind.REFRESH_STATE, row.id, row.resource_version)
+    credentials.retire(tx, dropped)
+    return dropped
+
+
+def set_handles(message: State, driver: str, handles: dict[str, str]) -> None:
+    """Points material names at sealed values."""
+    for name, handle in handles.items():
+        message.secret_material_handles[name].CopyFrom(
+            datamodel_pb2.CredentialHandle(driver=driver, handle=handle)
+        )
+
+
+def status_message(message: State) -> openshell_pb2.ProviderCredentialRefreshStatus:
+    """What a client may see of a state."""
+    return openshell_pb2.ProviderCredentialRefreshStatus(
+        provider_name=message.provider_name,
+        provider_id=message.provider_id,
+        credential_key=message.credential_key,
+        strategy=message.strategy,
+        status=message.status,
+        expires_at_ms=message.expires_at_ms,
+        next_refresh_at_ms=message.next_refresh_at_ms,
+        last_refresh_at_ms=message.last_refresh_at_ms,
+        last_error=message.last_error,
+    )
