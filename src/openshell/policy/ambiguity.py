@@ -3,7 +3,9 @@
 Every unordered pair of the whole policy whose ports and hosts meet is compared, binaries aside:
 what a connection is given (tls, allowed addresses) must agree, and, where both endpoints say how
 requests are treated and neither path is more specific, that too. Rules may differ freely: they add
-up. Called by `validate` on the policy as it will be enforced.
+up. Two endpoints of one layer, the rule that an attached provider contributes, are not compared:
+both are one profile's word, and `s3.*.amazonaws.com` beside `*.s3.amazonaws.com` is no accident.
+Called by `validate` on the policy as it will be enforced, and for layers by `openshell.providers`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Final
 from openshell.policy.findings import Finding, Severity
 from openshell.policy.globs import GlobError, TextMatcher
 from openshell.policy.hosts import compile_host, is_wildcard_host, normalize_host
-from openshell.policy.model import Endpoint, SandboxPolicy
+from openshell.policy.model import PROVIDER_KEY_PREFIX, Endpoint, SandboxPolicy
 from openshell.policy.overlap import Budget, hosts_overlap, paths_overlap
 from openshell.policy.protocols import (
     RPC_PROTOCOLS,
@@ -26,12 +28,21 @@ from openshell.policy.protocols import (
     rpc_body_bytes,
 )
 
-__all__ = ["check_ambiguity"]
+__all__ = ["Conflict", "check_ambiguity", "find_conflicts"]
 
 # A person mends a few and asks again.
 _MAX_CONFLICTS: Final = 50
 
 _Fields = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Two endpoints that disagree; `rules` is empty when there was too much to compare."""
+
+    rules: tuple[str, ...]
+    location: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,35 +68,46 @@ class _Entry:
 
 
 def check_ambiguity(policy: SandboxPolicy) -> tuple[Finding, ...]:
-    findings: list[Finding] = []
+    return tuple(
+        Finding("ambiguous_endpoints", Severity.ERROR, conflict.location, conflict.message)
+        for conflict in find_conflicts(policy)
+    )
+
+
+def find_conflicts(policy: SandboxPolicy) -> tuple[Conflict, ...]:
+    found: list[Conflict] = []
     budget = Budget()
     for first, second in _pairs(_entries(policy), budget):
         budget.spend(1)
-        if first.treatment == second.treatment and not budget.is_spent:
+        if not budget.is_spent and (
+            first.treatment == second.treatment or _is_one_layer(first, second)
+        ):
             continue
         shared = first.ports & second.ports
         conflicts = list(_conflicts(first, second, budget)) if shared else ()
-        if budget.is_spent or len(findings) == _MAX_CONFLICTS:
+        if budget.is_spent or len(found) == _MAX_CONFLICTS:
             message = (
                 "too many overlapping endpoints to compare them all; merge or correct some first"
             )
-            findings.append(_finding("network_policies", message))
+            found.append(Conflict((), "network_policies", message))
             break
         if conflicts:
             fields = ", ".join(f"{name} ({one} / {two})" for name, one, two in conflicts)
-            findings.append(
-                _finding(
+            found.append(
+                Conflict(
+                    (first.rule, second.rule),
                     f"network_policies.{first.rule}.endpoints[{first.index}]",
                     f"rule '{first.rule}' endpoint {first.index} [{first.selector}] and rule "
                     f"'{second.rule}' endpoint {second.index} [{second.selector}] overlap on "
                     f"ports {sorted(shared)} and disagree on {fields}",
                 )
             )
-    return tuple(findings)
+    return tuple(found)
 
 
-def _finding(location: str, message: str) -> Finding:
-    return Finding("ambiguous_endpoints", Severity.ERROR, location, message)
+def _is_one_layer(first: _Entry, second: _Entry) -> bool:
+    """Authors cannot write such a key, so the exception is open to profiles alone."""
+    return first.rule == second.rule and first.rule.startswith(PROVIDER_KEY_PREFIX)
 
 
 def _entries(policy: SandboxPolicy) -> list[_Entry]:
