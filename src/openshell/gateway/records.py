@@ -26,6 +26,7 @@ class Kind:
     SANDBOX = "sandbox"
     PROVIDER = "provider"
     PROVIDER_PROFILE = "provider_profile"
+    PROFILE_REVISION = "provider_profile_revision"
     REFRESH_STATE = "provider_credential_refresh_state"
     SSH_SESSION = "ssh_session"
     SERVICE_ENDPOINT = "service_endpoint"
