@@ -31,6 +31,8 @@ _FLOAT = re.compile(
 )
 # Python refuses to convert longer digit strings anyway; no number of ours is near it.
 _MAX_DIGITS: Final = 40
+# Interpreters of settings receive numbers as doubles, so larger integers would change silently.
+_DOUBLE: Final = 2**53
 
 
 class PolicyParseError(ValueError):
@@ -98,8 +100,9 @@ def _position(mark: object) -> tuple[int, int]:
 class _Builder:
     """Builds the tree from parser events, refusing what the tree cannot say."""
 
-    def __init__(self, text: str, source: str) -> None:
+    def __init__(self, text: str, source: str, least: str) -> None:
         self._source = source
+        self._least = least
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=loader)
 
@@ -122,7 +125,7 @@ class _Builder:
                 raise self.fail(event.start_mark, "expected the start of a document")
             root = self._node(next(self._events), 0)
         if root is None:
-            raise self.fail(None, "the document is empty; expected at least 'version: 1'")
+            raise self.fail(None, f"the document is empty; expected at least {self._least}")
         return root
 
     def _node(self, event: yaml.Event, depth: int) -> _Node:
@@ -222,6 +225,10 @@ class Cursor:
     def is_mapping(self) -> bool:
         return isinstance(self.node, _Map)
 
+    @property
+    def is_list(self) -> bool:
+        return isinstance(self.node, _List)
+
     def items(self) -> list[Cursor]:
         if not isinstance(self.node, _List):
             raise self._expected("a list")
@@ -263,13 +270,13 @@ class Cursor:
                 raise self.fail(f"missing key '{name}'")
         return found
 
-    def json(self) -> JsonValue:
-        """Any value, for settings that somebody else interprets."""
+    def json(self, largest: int = _DOUBLE) -> JsonValue:
+        """Any value, for settings that somebody else interprets; integers up to `largest`."""
         node = self.node
         if isinstance(node, _List):
-            return tuple(item.json() for item in self.items())
+            return tuple(item.json(largest) for item in self.items())
         if isinstance(node, _Map):
-            return {key: value.json() for key, value in self.entries()}
+            return {key: value.json(largest) for key, value in self.entries()}
         kind = _kind(node)
         if kind == "text":
             return self.string()
@@ -277,9 +284,8 @@ class Cursor:
             return self.boolean()
         if kind == "nothing":
             return None
-        # Interpreters receive these as doubles, so larger integers would change silently.
         if _INT.fullmatch(node.text):
-            return self.integer(-(2**53), 2**53)
+            return self.integer(-largest, largest)
         if not re.fullmatch(r"[-+0-9.eE]+", node.text):
             raise self.fail("expected a finite number")
         return float(node.text)
@@ -291,12 +297,12 @@ def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def read_document(text: str, *, source: str) -> Cursor:
-    """Parses one document or raises `PolicyParseError`."""
+def read_document(text: str, *, source: str, least: str = "'version: 1'") -> Cursor:
+    """Parses one document or raises `PolicyParseError`; `least` is what an empty one lacks."""
     if len(text) > MAX_DOCUMENT_BYTES or len(text.encode("utf-8", "replace")) > MAX_DOCUMENT_BYTES:
         message = f"the document is larger than {MAX_DOCUMENT_BYTES} bytes"
         raise PolicyParseError(file=source, line=1, column=1, path="", message=message)
-    builder = _Builder(text, source)
+    builder = _Builder(text, source, least)
     try:
         return Cursor(source, builder.document(), "")
     except yaml.MarkedYAMLError as error:

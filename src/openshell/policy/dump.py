@@ -23,7 +23,7 @@ from openshell.policy.model import (
     implied_method,
 )
 
-__all__ = ["dump_policy", "policy_to_json"]
+__all__ = ["dump_policy", "dump_yaml", "policy_to_json"]
 
 _Json: TypeAlias = dict[str, JsonValue]
 
@@ -184,8 +184,13 @@ _Dumper.add_representer(tuple, yaml.SafeDumper.represent_list)
 
 def dump_policy(policy: SandboxPolicy) -> str:
     """One YAML document, ending with a newline."""
+    return dump_yaml(policy_to_json(policy))
+
+
+def dump_yaml(document: JsonValue) -> str:
+    """Any tree in the manner of policies; `document.read_document` reads it back the same."""
     return yaml.dump(
-        policy_to_json(policy),
+        document,
         Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,
