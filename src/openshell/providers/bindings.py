@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from openshell.policy.globs import GlobError, compile_selector
 from openshell.policy.model import Binary, Endpoint, NetworkRule, SandboxPolicy
 from openshell.policy.overlap import Budget, hosts_overlap
+from openshell.providers.situation import Attached, Fault, FaultCode
 
 __all__ = [
     "BindingFault",
@@ -24,6 +25,7 @@ __all__ = [
     "PolicyBinding",
     "check_bindings",
     "clear_marks",
+    "find_binding_faults",
     "policy_bindings",
     "stamp_credentialed",
     "uninspected_endpoints",
@@ -70,6 +72,35 @@ def check_bindings(policy: SandboxPolicy, attached: Collection[str]) -> BindingF
                 "attach it first, or remove the binding",
             )
     return unattached
+
+
+def find_binding_faults(policy: SandboxPolicy, attached: Iterable[Attached]) -> Iterator[Fault]:
+    """Bindings that are wrong by themselves, or name a provider that the policy may not bind.
+
+    A provider without a profile may be bound: nothing else says where its credentials go.
+    """
+    by_name = {item.record.name: item for item in attached}
+    for key, index, endpoint, provider in _bound(policy):
+        where = f"network_policies '{key}' endpoints[{index}]"
+        problem = _malformed(endpoint, provider)
+        item = by_name.get(provider)
+        if problem:
+            yield Fault(FaultCode.BINDING_MALFORMED, f"{where}: {problem}", (provider,))
+        elif item is None:
+            yield Fault(
+                FaultCode.BINDING_UNATTACHED,
+                f"{where}: credential_binding provider '{provider}' is not attached to the sandbox; "
+                "attach it first, or remove the binding",
+                (provider,),
+            )
+        elif item.profile is not None and item.profile.endpoints:
+            yield Fault(
+                FaultCode.BINDING_TWO_AUTHORITIES,
+                f"{where}: credential_binding provider '{provider}' has a profile "
+                f"('{item.profile.id}') that already defines endpoints; remove the binding, or the "
+                "endpoints from the profile",
+                (provider,),
+            )
 
 
 def policy_bindings(policy: SandboxPolicy) -> tuple[PolicyBinding, ...]:

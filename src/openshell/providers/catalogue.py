@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 
+from openshell.providers.digest import digest_of
 from openshell.providers.profile.model import ProviderProfile
 from openshell.providers.situation import Entry
 from openshell.providers.types import canonical_type
@@ -73,12 +73,8 @@ def build_catalogue(
 
 def make_entry(profile: ProviderProfile, source: str, scope: str, revision: str) -> Entry:
     """`revision`: of the stored row, or of the whole source where profiles have no rows."""
-    digest = hashlib.sha256()
-    for part in (source, scope, revision, *_canonical(profile)):
-        encoded = part.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "big"))
-        digest.update(encoded)
-    return Entry(profile, source, scope, revision, digest.hexdigest())
+    fingerprint = digest_of((source, scope, revision, *_canonical(profile))).hex()
+    return Entry(profile, source, scope, revision, fingerprint)
 
 
 def _unique(

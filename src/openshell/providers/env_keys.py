@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from openshell.providers.env_names import is_env_key, is_reserved_env_key
+from openshell.providers.plugin_env import plugin_environment
 from openshell.providers.records import ProviderRecord
+from openshell.providers.situation import Attached
 
-__all__ = ["KeyClash", "active_keys", "distinct", "find_clash"]
+__all__ = ["KeyClash", "active_keys", "distinct", "find_clash", "find_key_clashes"]
 
 # The gateway's own service account key of this type signs token requests and never goes inside.
 _NEVER_INJECTED: Final = frozenset({("google-vertex-ai", "GOOGLE_SERVICE_ACCOUNT_KEY")})
@@ -28,8 +30,22 @@ class KeyClash:
     first: str
     second: str
 
+    is_setting: bool = False
+    """The second one derives it from its configuration."""
+
     @property
     def message(self) -> str:
+        if self.first == self.second:
+            return (
+                f"two refreshed credentials of provider '{self.first}' both write the environment "
+                f"variable '{self.key}'; delete one refresh"
+            )
+        if self.is_setting:
+            return (
+                f"the credential '{self.key}' of provider '{self.first}' has the name of an "
+                f"environment variable that provider '{self.second}' derives from its "
+                "configuration; attach only one of them, or rename the credential"
+            )
         return (
             f"providers '{self.first}' and '{self.second}' both provide the environment variable "
             f"'{self.key}'; attach only one of them, or rename the credential in one"
@@ -67,3 +83,32 @@ def find_clash(records: Sequence[ProviderRecord], now_ms: int) -> KeyClash | Non
 def distinct(records: Iterable[ProviderRecord]) -> list[ProviderRecord]:
     """Each provider once, in the order of its first mention."""
     return list({record.id: record for record in records}.values())
+
+
+def claimed_keys(item: Attached, now_ms: int) -> tuple[str, ...]:
+    """Variables that only this provider may have: credentials, and all that a refresh writes."""
+    refreshed = {key for state in item.refresh for key in state.keys}
+    return tuple(sorted({*active_keys(item.record, now_ms), *refreshed}))
+
+
+def find_key_clashes(attached: Sequence[Attached], now_ms: int) -> tuple[KeyClash, ...]:
+    """All of them, in attachment order. Two that derive one setting do not clash: the first wins."""
+    clashes: list[KeyClash] = []
+    owners: dict[str, str] = {}
+    for item in attached:
+        name = item.record.name
+        written: set[str] = set()
+        for key in (key for state in item.refresh for key in state.keys):
+            if key in written:
+                clashes.append(KeyClash(key, name, name))
+            written.add(key)
+        for key in claimed_keys(item, now_ms):
+            owner = owners.setdefault(key, name)
+            if owner != name:
+                clashes.append(KeyClash(key, owner, name))
+    for item in attached:
+        for key in plugin_environment(item.record):
+            owner = owners.get(key, item.record.name)
+            if owner != item.record.name:
+                clashes.append(KeyClash(key, owner, item.record.name, is_setting=True))
+    return tuple(clashes)

@@ -1,21 +1,37 @@
 """What a supervisor is handed of the attached providers: which keys, bound where, under which revision.
 
-A plan over records and bindings; the values are fetched by the gateway for exactly the planned keys.
-A key is handed out only together with the endpoints it may be sent to. A provider that no endpoint
-binds has its keys withheld, alone: the other providers of the sandbox do not suffer.
+A plan over one situation; the values are fetched by the gateway for exactly the planned keys. A key
+is handed out only together with the endpoints it may be sent to: those of the provider's profile, or,
+where the profile has none, those that the sandbox's policy binds. A provider that nothing binds has
+its keys withheld, alone: the other providers of the sandbox do not suffer. The caller has refused
+situations with faults (`fitness`) before.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import overload
 
-from openshell.providers.bindings import PolicyBinding
+from openshell.providers.bindings import PolicyBinding, policy_bindings
+from openshell.providers.digest import digest_of
 from openshell.providers.env_keys import active_keys, distinct
+from openshell.providers.plugin_env import plugin_environment
+from openshell.providers.profile.model import MINTABLE, ProfileCredential
 from openshell.providers.records import ProviderRecord
+from openshell.providers.selectors import is_usable_host
+from openshell.providers.situation import Attached, Entry, Situation
+from openshell.providers.token_grants import expand
+from openshell.providers.workload_handle import Destination, workload_handle
 
-__all__ = ["EnvironmentPlan", "StaticCredential", "Withheld", "fingerprint", "plan_environment"]
+__all__ = [
+    "Destination",
+    "EnvironmentPlan",
+    "StaticCredential",
+    "Withheld",
+    "fingerprint",
+    "plan_environment",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +40,14 @@ class StaticCredential:
 
     key: str
     provider: ProviderRecord
-    endpoints: tuple[PolicyBinding, ...]
+    endpoints: tuple[Destination, ...]
+    handle: str = ""
+    """The workload's name for it; "" unless the gateway keeps the value fresh."""
 
     @property
     def identity(self) -> str:
         """Names the account behind the key: a change revokes what older placeholders stood for."""
-        return f"{self.provider.id}:{self.key}"
+        return f"refresh:{self.handle}" if self.handle else f"{self.provider.id}:{self.key}"
 
     @property
     def expires_at_ms(self) -> int:
@@ -51,17 +69,154 @@ class EnvironmentPlan:
     withheld: tuple[Withheld, ...]
     revision: int
     """Moves whenever the answer would differ; never zero, which means "no revision" to placeholders."""
+    config: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables that are no secrets, with their values; disjoint from the credentials' keys."""
+    dynamic_credentials: Mapping[str, ProfileCredential] = field(default_factory=dict)
+    """Token grants by the contract's key, overrides folded in."""
+
+    @property
+    def non_secret_keys(self) -> tuple[str, ...]:
+        return tuple(sorted(self.config))
 
 
+@overload
+def plan_environment(situation: Situation) -> EnvironmentPlan: ...
+@overload
 def plan_environment(
+    situation: Sequence[ProviderRecord], bindings: Sequence[PolicyBinding], now_ms: int
+) -> EnvironmentPlan: ...
+def plan_environment(
+    situation: Situation | Sequence[ProviderRecord],
+    bindings: Sequence[PolicyBinding] = (),
+    now_ms: int = 0,
+) -> EnvironmentPlan:
+    """The plan for one sandbox. Records and bindings instead of a situation: without profiles."""
+    if isinstance(situation, Situation):
+        return _plan(situation)
+    return _plan_records(situation, bindings, now_ms)
+
+
+def _plan(situation: Situation) -> EnvironmentPlan:
+    bindings = _bindings_in_force(situation)
+    credentials: list[StaticCredential] = []
+    withheld: list[Withheld] = []
+    config: dict[str, str] = {}
+    for item in situation.attached:
+        record = item.record
+        endpoints, obstacle = _destinations(item, bindings)
+        active = active_keys(record, situation.now_ms)
+        for key in sorted(record.handles):
+            if key not in active:
+                reason = "expired" if record.is_expired(key, situation.now_ms) else "not injectable"
+                withheld.append(Withheld(record.name, key, reason))
+            elif obstacle:
+                withheld.append(Withheld(record.name, key, obstacle))
+            else:
+                handle = _handle(situation, item, key, endpoints)
+                credentials.append(StaticCredential(key, record, endpoints, handle))
+        for name, value in plugin_environment(record).items():
+            config.setdefault(name, value)
+    # A credential's name never carries a plain setting, not even while the credential is withheld.
+    for key in (key for item in situation.attached for key in _secret_keys(item)):
+        config.pop(key, None)
+    return EnvironmentPlan(
+        credentials=tuple(credentials),
+        withheld=tuple(withheld),
+        revision=_revision(situation, bindings),
+        config=config,
+        dynamic_credentials={b.key: b.settings for b in expand(situation.attached)},
+    )
+
+
+def _bindings_in_force(situation: Situation) -> tuple[PolicyBinding, ...]:
+    """A global policy binds nothing, and leaves what the sandbox's own binds without effect."""
+    if situation.policy is None or situation.global_policy is not None:
+        return ()
+    return policy_bindings(situation.policy)
+
+
+def _destinations(
+    item: Attached, bindings: Sequence[PolicyBinding]
+) -> tuple[tuple[Destination, ...], str]:
+    """Where the provider's keys may go; or none, and why."""
+    bound = tuple(
+        Destination(binding.host, binding.port, binding.path)
+        for binding in bindings
+        if binding.provider == item.record.name
+    )
+    if item.entry is None or not item.entry.profile.endpoints:
+        return bound, "" if bound else "no endpoint of the policy binds this provider"
+    if bound:
+        return (), "both its profile and the policy say where its credentials go"
+    usable = item.entry.derive(_profile_destinations)
+    return usable, "" if usable else "no endpoint of its profile is usable"
+
+
+def _profile_destinations(entry: Entry) -> tuple[Destination, ...]:
+    """Without what the supervisor could not read: it would reject all providers for it."""
+    return tuple(
+        dict.fromkeys(
+            Destination(endpoint.host.lower(), port, endpoint.path)
+            for endpoint in entry.profile.endpoints
+            if is_usable_host(endpoint.host)
+            for port in endpoint.ports
+            if 1 <= port <= 65535
+        )
+    )
+
+
+def _handle(
+    situation: Situation, item: Attached, key: str, endpoints: Iterable[Destination]
+) -> str:
+    for state in item.refresh:
+        if key in state.keys and state.strategy in MINTABLE and not state.is_deleting:
+            return workload_handle(
+                situation.sandbox_id, item.record.id, key, state.epoch, endpoints
+            )
+    return ""
+
+
+def _secret_keys(item: Attached) -> set[str]:
+    return {*item.record.handles, *(key for state in item.refresh for key in state.keys)}
+
+
+def fingerprint(parts: Iterable[str]) -> int:
+    """64 bits that differ when any part differs; never zero."""
+    return int.from_bytes(digest_of(parts)[:8], "big") or 1
+
+
+def _revision(situation: Situation, bindings: Sequence[PolicyBinding]) -> int:
+    parts: list[str] = []
+    for item in situation.attached:
+        record = item.record
+        parts += ["provider", record.name, record.id, str(record.resource_version)]
+        for state in sorted(item.refresh, key=lambda state: state.key):
+            parts += ["refresh", state.key, state.strategy.name, state.epoch, state.id]
+            parts += [str(state.resource_version), str(state.is_deleting)]
+            for output, key in sorted(state.outputs.items()):
+                parts += ["output", output, key]
+        parts += ["type", record.type]
+        parts += ["profile", item.entry.fingerprint if item.entry is not None else "missing"]
+        parts += ["keys", *sorted(record.handles)]
+        # Time passes without a write: a key that expires moves the revision too.
+        parts += ["active", *active_keys(record, situation.now_ms)]
+        for key, expires in sorted(record.expires_at_ms.items()):
+            parts += ["expiry", key, str(expires)]
+    for binding in sorted(bindings):
+        parts += ["binding", binding.provider, binding.host, str(binding.port), binding.path]
+    return fingerprint(parts)
+
+
+def _plan_records(
     records: Sequence[ProviderRecord], bindings: Sequence[PolicyBinding], now_ms: int
 ) -> EnvironmentPlan:
-    """`records` in attachment order. Key ownership was checked by `env_keys.find_clash`."""
     credentials: list[StaticCredential] = []
     withheld: list[Withheld] = []
     attached = distinct(records)
     for record in attached:
-        endpoints = tuple(binding for binding in bindings if binding.provider == record.name)
+        endpoints = tuple(
+            Destination(b.host, b.port, b.path) for b in bindings if b.provider == record.name
+        )
         active = active_keys(record, now_ms)
         for key in sorted(record.handles):
             if key not in active:
@@ -74,28 +229,17 @@ def plan_environment(
             else:
                 credentials.append(StaticCredential(key, record, endpoints))
     return EnvironmentPlan(
-        tuple(credentials), tuple(withheld), _revision(attached, bindings, now_ms)
+        tuple(credentials), tuple(withheld), _revision_of_records(attached, bindings, now_ms)
     )
 
 
-def fingerprint(parts: Iterable[str]) -> int:
-    """64 bits that differ when any part differs; parts are length-prefixed, so cuts count too."""
-    digest = hashlib.sha256()
-    for part in parts:
-        encoded = part.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "big"))
-        digest.update(encoded)
-    return int.from_bytes(digest.digest()[:8], "big") or 1
-
-
-def _revision(
+def _revision_of_records(
     records: Sequence[ProviderRecord], bindings: Sequence[PolicyBinding], now_ms: int
 ) -> int:
     parts: list[str] = []
     for record in records:
         active = active_keys(record, now_ms)
         parts += ["provider", record.name, record.id, str(record.resource_version), record.type]
-        # No profile catalogue yet: the part keeps its place so that a catalogue moves the revision.
         parts += ["profile", "missing", "keys", *sorted(record.handles), "active", *active]
         for key, expires in sorted(record.expires_at_ms.items()):
             parts += ["expiry", key, str(expires)]

@@ -15,6 +15,7 @@ from openshell.policy.globs import GlobError, TextMatcher, compile_route, compil
 from openshell.policy.overlap import Budget, paths_overlap
 
 __all__ = [
+    "EVERY_PATH",
     "covers_host",
     "covers_path",
     "is_pattern",
@@ -24,7 +25,11 @@ __all__ = [
 ]
 
 EVERY_PATH: Final = ("", "**", "/**")
+"""Spellings of "any path"."""
+
 _SPECIAL: Final = frozenset("*?[")
+# Policies read these as part of a pattern, credentials as themselves: not worth comparing exactly.
+_TWO_READINGS: Final = frozenset("{}\\")
 
 
 def is_pattern(text: str) -> bool:
@@ -53,6 +58,8 @@ def selectors_overlap(first: str, second: str, budget: Budget) -> bool:
         return True
     if not is_pattern(first) and not is_pattern(second):
         return False
+    if _reads_twice(first) or _reads_twice(second):
+        return True
     lefts, rights = first.split("."), second.split(".")
     # Row by row: which beginnings of `rights` can equal the labels of `lefts` read so far.
     row = [True] + [False] * len(rights)
@@ -76,12 +83,12 @@ def spans_overlap(first: str, second: str, budget: Budget) -> bool:
     if "*" not in first or "*" not in second:
         if covers_path(second, first) or covers_path(first, second):
             return True
-        return is_pattern(first) and is_pattern(second) and paths_overlap(first, second, budget)
+        return is_pattern(first) and is_pattern(second) and _patterns_overlap(first, second, budget)
     if not (first.endswith("/**") and second.endswith("/**")):
         return True
     one, two = first[:-3], second[:-3]
     if is_pattern(one) or is_pattern(two):
-        return paths_overlap(first, second, budget)
+        return _patterns_overlap(first, second, budget)
     return f"{one}/".startswith(f"{two}/") or f"{two}/".startswith(f"{one}/")
 
 
@@ -91,6 +98,14 @@ def _labels_overlap(first: str, second: str, budget: Budget) -> bool:
     if not is_pattern(first) and not is_pattern(second):
         return False
     return paths_overlap(first, second, budget)
+
+
+def _patterns_overlap(first: str, second: str, budget: Budget) -> bool:
+    return _reads_twice(first) or _reads_twice(second) or paths_overlap(first, second, budget)
+
+
+def _reads_twice(text: str) -> bool:
+    return not _TWO_READINGS.isdisjoint(text)
 
 
 # As many patterns as a workspace of a hundred profiles has.

@@ -15,7 +15,7 @@ from openshell.providers.bindings import (
     uninspected_endpoints,
 )
 from openshell.providers.env_keys import find_clash
-from openshell.providers.environment import plan_environment
+from openshell.providers.environment import Destination, plan_environment
 from openshell.providers.records import Handle, ProviderRecord
 
 NOW = 1_000_000
@@ -152,7 +152,7 @@ def test_a_bound_key_is_planned_with_its_endpoints_and_identity():
     plan = plan_environment([provider()], policy_bindings(policy(endpoint(provider="work"))), NOW)
     (credential,) = plan.credentials
     assert credential.key == "API_KEY"
-    assert credential.endpoints == (BOUND,)
+    assert credential.endpoints == (Destination("api.example.com", 443, ""),)
     assert credential.identity == "id-work:API_KEY"
     assert plan.withheld == ()
 
