@@ -1,0 +1,270 @@
+"""`openshell provider profile apply`, `diff` and `rollback`: changes whose effect is seen first.
+
+All three ask the gateway what a change means for the sandboxes that use a profile, and show its answer.
+Exit codes: 0 done (or could be done), 1 refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+import grpc
+
+from openshell.cli.connection import session
+from openshell.cli.failures import CliError
+from openshell.cli.groups import command
+from openshell.cli.output import note, output_option, print_structured
+from openshell.cli.profile_scope import ProfileScope, global_option, source_options
+
+if TYPE_CHECKING:
+    from openshell._proto import openshell_ext_profiles_pb2 as ext
+    from openshell.cli.profile_conflict import Change
+    from openshell.cli.profile_files import Batch, ProfileFile
+    from openshell.cli.profile_stale import Stale
+    from openshell.sdk.profiles import ProfileClient
+
+__all__ = ["apply", "diff", "rollback"]
+
+_dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Say what would change; write nothing."
+)
+
+
+@command("apply")
+@source_options
+@_dry_run_option
+@global_option
+@output_option()
+def apply(
+    file: str | None, directory: str | None, dry_run: bool, is_global: bool, output: str
+) -> None:
+    """Create and update profiles, all of them or none.
+
+    A document with a resource_version updates the profile it was exported from, one without creates a
+    profile. The answer says for each sandbox what it gains and loses.
+
+    \b
+      openshell provider profile apply --from profiles/ --dry-run
+      openshell provider profile apply -f work.yaml -o json
+    """
+    from openshell.cli.profile_files import read_batch
+    from openshell.sdk.profiles import ProfileClient
+
+    batch = read_batch(file, directory)
+    if not batch.is_sound:
+        _unsound(batch, output)
+        raise CliError("provider profile apply failed: nothing was sent")
+    with session(start=True) as opened:
+        scope = ProfileScope.of(opened, is_global=is_global)
+        client = ProfileClient(opened.client)
+        try:
+            answer = client.apply(
+                [item.apply_item() for item in batch.files],
+                workspace=scope.workspace,
+                dry_run=dry_run,
+            )
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.ABORTED:
+                raise
+            stale = _stale(client, batch.files, scope)
+            if not stale:
+                raise
+            raise _behind(stale, output) from error
+    created = {f.profile.id for f in batch.files if not f.profile.resource_version}
+    _show(answer, created, output, dry_run=dry_run)
+    if not answer.valid:
+        raise CliError("provider profile apply failed: nothing was written")
+
+
+def _stale(client: ProfileClient, files: Sequence[ProfileFile], scope: ProfileScope) -> list[Stale]:
+    from openshell.cli.profile_stale import find_stale
+
+    found = (find_stale(client, item, item.profile.id, scope) for item in files)
+    return [item for item in found if item is not None]
+
+
+def _behind(stale: Sequence[Stale], output: str) -> CliError:
+    if output != "table":
+        document = {
+            "applied": False,
+            "valid": False,
+            "stale": [item.to_json() for item in stale],
+        }
+        print_structured(document, output)
+        return CliError("\n".join(item.sentence for item in stale))
+    parts = ["\n".join([item.sentence, *item.lines()]) for item in stale]
+    return CliError("\n".join(parts))
+
+
+def _unsound(batch: Batch, output: str) -> None:
+    from openshell.cli.profile_report import diagnostic_document, print_diagnostics
+
+    if output == "table":
+        print_diagnostics(batch.diagnostics)
+        return
+    document = {
+        "applied": False,
+        "valid": False,
+        "diagnostics": [diagnostic_document(item) for item in batch.diagnostics],
+    }
+    print_structured(document, output)
+
+
+def _show(
+    answer: ext.ApplyProfilesResponse,
+    created: set[str],
+    output: str,
+    *,
+    dry_run: bool,
+    changes: Sequence[Change] = (),
+) -> None:
+    """Prints an answer; `changes` are the fields of the one profile it is about."""
+    from openshell.cli.profile_report import (
+        change_lines,
+        diagnostic_document,
+        impact_document,
+        impact_lines,
+        print_diagnostics,
+    )
+
+    if output != "table":
+        document: dict[str, Any] = {
+            "applied": answer.applied,
+            "valid": answer.valid,
+            "dry_run": dry_run,
+            "diagnostics": [diagnostic_document(item) for item in answer.diagnostics],
+            "profiles": _profile_documents(answer, created),
+            "impacts": [impact_document(item) for item in answer.impacts],
+        }
+        print_structured(document, output)
+        return
+    print_diagnostics(answer.diagnostics)
+    for line in change_lines(changes):
+        print(line)
+    for item in answer.profiles:
+        verb = "create" if item.id in created else "update"
+        print(f"Would {verb} {item.id}" if dry_run else f"{verb.capitalize()}d {item.id}")
+    for line in impact_lines(answer.impacts):
+        print(line)
+    if answer.valid and not answer.impacts:
+        print("No sandbox gains or loses anything.")
+    if dry_run and answer.valid:
+        note("Nothing was written.")
+
+
+def _profile_documents(
+    answer: ext.ApplyProfilesResponse, created: set[str]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": item.id,
+            "operation": "create" if item.id in created else "update",
+            "resource_version": item.resource_version,
+        }
+        for item in answer.profiles
+    ]
+
+
+@command("diff")
+@click.argument("id_", metavar="ID")
+@click.option("-f", "--file", "file", required=True, metavar="FILE", help="The other document.")
+@global_option
+@output_option()
+def diff(id_: str, file: str, is_global: bool, output: str) -> None:
+    """Show what FILE would change in profile ID as it is now, and what sandboxes gain and lose.
+
+    Nothing is written. Exit code 1: the change would be refused.
+    """
+    from openshell.cli.profile_conflict import changes
+    from openshell.cli.profile_files import Batch, read_file
+    from openshell.cli.profile_stale import present_profile
+    from openshell.codec.profile import profile_from_proto
+    from openshell.providers.profile.dump import profile_to_json
+    from openshell.sdk.profiles import ProfileClient
+
+    found, wrong = read_file(file)
+    if found is None:
+        _unsound(Batch((), tuple(wrong)), output)
+        raise CliError("provider profile diff failed: nothing was sent")
+    if found.profile.id != id_.strip().lower():
+        raise CliError(f"{file} is about profile '{found.profile.id}', not '{id_}'")
+    with session(start=False) as opened:
+        scope = ProfileScope.of(opened, is_global=is_global)
+        client = ProfileClient(opened.client)
+        present = present_profile(client, found.profile.id, scope)
+        version = present.resource_version if present is not None else 0
+        answer = client.apply([found.apply_item(version)], workspace=scope.workspace, dry_run=True)
+    before = profile_to_json(profile_from_proto(present)) if present is not None else {}
+    fields = changes(before, profile_to_json(found.profile))
+    if output == "table":
+        if version and found.profile.resource_version not in {0, version}:
+            note(
+                f"Note: {file} started from version {found.profile.resource_version}; "
+                f"the profile is at {version}, and 'update' will refuse the file"
+            )
+        if not fields:
+            print("No field differs.")
+        _show(answer, set() if version else {id_}, output, dry_run=True, changes=fields)
+    else:
+        _print_diff(answer, fields, version, output)
+    if not answer.valid:
+        raise CliError("this change would be refused")
+
+
+def _print_diff(
+    answer: ext.ApplyProfilesResponse, fields: Sequence[Change], version: int, output: str
+) -> None:
+    from openshell.cli.profile_report import (
+        change_document,
+        diagnostic_document,
+        impact_document,
+    )
+
+    document = {
+        "valid": answer.valid,
+        "resource_version": version or None,
+        "changes": [change_document(item) for item in fields],
+        "diagnostics": [diagnostic_document(item) for item in answer.diagnostics],
+        "impacts": [impact_document(item) for item in answer.impacts],
+    }
+    print_structured(document, output)
+
+
+@command("rollback")
+@click.argument("id_", metavar="ID")
+@click.option("--to", required=True, type=click.IntRange(1), metavar="N", help="See 'history'.")
+@_dry_run_option
+@global_option
+@output_option()
+def rollback(id_: str, to: int, dry_run: bool, is_global: bool, output: str) -> None:
+    """Make revision N's content of profile ID the newest revision.
+
+    It is checked like any update, and refused if somebody else changes the profile at the same time.
+    """
+    from openshell.cli.profile_stale import present_profile
+    from openshell.sdk.profiles import ProfileClient
+
+    with session(start=True) as opened:
+        scope = ProfileScope.of(opened, is_global=is_global)
+        client = ProfileClient(opened.client)
+        present = present_profile(client, id_, scope)
+        try:
+            answer = client.rollback(
+                id_,
+                to,
+                workspace=scope.workspace,
+                expected=present.resource_version if present is not None else 0,
+                dry_run=dry_run,
+            )
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.ABORTED:
+                raise
+            raise CliError(
+                f"profile '{id_}' changed at the same time; see what it is now and try again\n"
+                f"  {scope.command('history', id_)}"
+            ) from error
+    _show(answer, set() if present is not None else {id_}, output, dry_run=dry_run)
+    if not answer.valid:
+        raise CliError("provider profile rollback failed: nothing was written")
