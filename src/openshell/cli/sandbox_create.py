@@ -47,7 +47,17 @@ _CREDENTIAL_WORDS = (
     "--policy", metavar="FILE", envvar="OPENSHELL_SANDBOX_POLICY", help="Policy to start under."
 )
 @click.option(
-    "--provider", "providers", multiple=True, metavar="NAME", help="Attach this provider."
+    "--provider",
+    "providers",
+    multiple=True,
+    metavar="NAME",
+    help="Attach this provider; a type's name makes one of what is found here.",
+)
+@click.option(
+    "--auto-providers/--no-auto-providers",
+    "auto",
+    default=None,
+    help="Create missing providers of known types from the credentials here.  [default: ask]",
 )
 @click.option(
     "--env", "environment", multiple=True, metavar="K=V", help="Variable for the command."
@@ -93,6 +103,7 @@ def create(argv: tuple[str, ...], output: str, **given: Any) -> int:
     labels = dict(_pair(item, "--label") for item in given["labels"])
     spec = _spec(argv, given)
     with session(start=True) as opened:
+        spec.providers[:] = _providers(opened, argv, given)
         ref = opened.client.create(
             workspace=opened.workspace, spec=spec, name=given["name"], labels=labels
         )
@@ -119,6 +130,18 @@ def create(argv: tuple[str, ...], output: str, **given: Any) -> int:
         finally:
             if given["no_keep"]:
                 opened.client.delete(ref.name, workspace=opened.workspace)
+
+
+def _providers(opened: Session, argv: tuple[str, ...], given: dict[str, Any]) -> list[str]:
+    """What to attach; asks the gateway only if a provider is named or the command implies one."""
+    from openshell.cli.provider_types import type_of_command
+
+    implied = argv and given["auto"] is not False and type_of_command(argv[0])
+    if not given["providers"] and not implied:
+        return []
+    from openshell.cli.sandbox_create_providers import resolve_providers
+
+    return resolve_providers(opened, given["providers"], argv, auto=given["auto"])
 
 
 def _delete_also_when_ended() -> None:
@@ -154,7 +177,6 @@ def _spec(argv: tuple[str, ...], given: dict[str, Any]) -> openshell_pb2.Sandbox
         command=list(argv) or ["/bin/bash", "-l"],
         tty=tty,
         environment=environment,
-        providers=given["providers"],
     )
     if given["policy"]:
         spec.policy.CopyFrom(read_policy(given["policy"]))
