@@ -10,7 +10,7 @@ Called by `validate` on the policy as it will be enforced, and for layers by `op
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, combinations, product
 from typing import Final
@@ -184,17 +184,34 @@ def _pairs(entries: list[_Entry], budget: Budget) -> Iterator[tuple[_Entry, _Ent
         groups.setdefault(entry.host, []).append(entry)
     for group in groups.values():
         yield from combinations(group, 2)
+    # Most patterns meet only those of their own layer: hosts of one layer need no comparison.
+    layers = {host: _layer_of(group) for host, group in groups.items()}
     names = [host for host in groups if host and not is_wildcard_host(host)]
     wide = [host for host in groups if not host or is_wildcard_host(host)]
     for position, host in enumerate(wide):
         matcher = _host_matcher(host)
         budget.spend(len(names))
-        near = (name for name in names if matcher(name))
-        wider = (o for o in wide[position + 1 :] if hosts_overlap(host, o, budget))
+        near = (name for name in names if not _same(layers, host, name) and matcher(name))
+        wider = (
+            other
+            for other in wide[position + 1 :]
+            if not _same(layers, host, other) and hosts_overlap(host, other, budget)
+        )
         for other in chain(near, wider):
             for one, two in product(groups[host], groups[other]):
                 ordered = (one.rule, one.index) < (two.rule, two.index)
                 yield (one, two) if ordered else (two, one)
+
+
+def _layer_of(group: list[_Entry]) -> str:
+    """The layer that all of them belong to, "" if there is none."""
+    rules = {entry.rule for entry in group}
+    only = rules.pop() if len(rules) == 1 else ""
+    return only if only.startswith(PROVIDER_KEY_PREFIX) else ""
+
+
+def _same(layers: Mapping[str, str], first: str, second: str) -> bool:
+    return bool(layers[first]) and layers[first] == layers[second]
 
 
 def _host_matcher(host: str) -> TextMatcher:

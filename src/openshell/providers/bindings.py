@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from openshell.policy.globs import GlobError, compile_selector
+from openshell.policy.hosts import normalize_host
 from openshell.policy.model import Binary, Endpoint, NetworkRule, SandboxPolicy
 from openshell.policy.overlap import Budget, hosts_overlap
 from openshell.providers.situation import Attached, Fault, FaultCode
@@ -106,7 +107,7 @@ def find_binding_faults(policy: SandboxPolicy, attached: Iterable[Attached]) -> 
 def policy_bindings(policy: SandboxPolicy) -> tuple[PolicyBinding, ...]:
     """Every binding, one for each port, sorted and without repetition."""
     found = {
-        PolicyBinding(provider, endpoint.host.lower(), port, endpoint.path)
+        PolicyBinding(provider, normalize_host(endpoint.host), port, endpoint.path)
         for _key, _index, endpoint, provider in _bound(policy)
         for port in endpoint.ports
     }
@@ -181,7 +182,7 @@ def _malformed(endpoint: Endpoint, provider: str) -> str:
         return "an endpoint with a credential_binding needs a host"
     try:
         # The supervisor reads the host of a binding in this dialect and refuses what it cannot.
-        compile_selector(endpoint.host)
+        compile_selector(normalize_host(endpoint.host))
     except GlobError as error:
         return f"the host of an endpoint with a credential_binding is unusable: {error}"
     if not endpoint.ports or not all(1 <= port <= 65535 for port in endpoint.ports):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from openshell.policy.hosts import normalize_host
 from openshell.policy.model import Endpoint, SandboxPolicy
 from openshell.policy.overlap import Budget, hosts_overlap
 from openshell.providers.selectors import (
@@ -52,13 +53,12 @@ class CredentialScopes:
     """
 
     def __init__(self, places: Iterable[_Place]) -> None:
-        self._names: dict[str, list[_Place]] = {}
-        self._patterns: list[_Place] = []
+        self._by_host: dict[str, list[_Place]] = {}
         for place in places:
-            if is_pattern(place.host) or not is_usable_host(place.host):
-                self._patterns.append(place)
-            else:
-                self._names.setdefault(place.host, []).append(place)
+            self._by_host.setdefault(place.host, []).append(place)
+        self._patterns = [
+            host for host in self._by_host if is_pattern(host) or not is_usable_host(host)
+        ]
         self._budget = Budget()
 
     def touches(self, endpoint: Endpoint) -> bool:
@@ -69,21 +69,17 @@ class CredentialScopes:
         return tuple(dict.fromkeys(place.provider for place in self._touching(endpoint)))
 
     def _touching(self, endpoint: Endpoint) -> Iterator[_Place]:
-        host = endpoint.host.lower()
+        host = normalize_host(endpoint.host)
+        yield from self._at(host, endpoint)
         # Without a host an endpoint covers every name that resolves into its addresses.
-        wide = not host or is_pattern(host)
-        if wide:
-            near: Iterable[_Place] = (p for places in self._names.values() for p in places)
-        else:
-            near = ()
-            yield from (p for p in self._names.get(host, ()) if _ports_meet(endpoint, p.ports))
-        for group in (near, self._patterns):
-            for place in group:
-                self._budget.spend(1)
-                if _ports_meet(endpoint, place.ports) and (
-                    self._budget.is_spent or _meet(host, place.host, self._budget)
-                ):
-                    yield place
+        others = self._by_host if not host or is_pattern(host) else self._patterns
+        for other in others:
+            self._budget.spend(1)
+            if other != host and (self._budget.is_spent or _meet(host, other, self._budget)):
+                yield from self._at(other, endpoint)
+
+    def _at(self, host: str, endpoint: Endpoint) -> Iterator[_Place]:
+        return (p for p in self._by_host.get(host, ()) if _ports_meet(endpoint, p.ports))
 
 
 def scopes_of(situation: Situation) -> CredentialScopes:
@@ -149,7 +145,7 @@ def _profile_places(entry: Entry) -> tuple[tuple[str, _Ports], ...]:
     if not entry.profile.is_credentialed:
         return ()
     return tuple(
-        (endpoint.host.lower(), frozenset(endpoint.ports) or None)
+        (normalize_host(endpoint.host), frozenset(endpoint.ports) or None)
         for endpoint in entry.profile.endpoints
         if endpoint.host
     )
@@ -164,7 +160,9 @@ def _bound_places(policy: SandboxPolicy, attached: Iterable[Attached]) -> Iterat
             binding = endpoint.credential_binding
             if binding is not None and binding.provider in bindable:
                 yield _Place(
-                    binding.provider, endpoint.host.lower(), frozenset(endpoint.ports) or None
+                    binding.provider,
+                    normalize_host(endpoint.host),
+                    frozenset(endpoint.ports) or None,
                 )
 
 

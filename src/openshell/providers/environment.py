@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
+from openshell.policy.hosts import normalize_host
 from openshell.providers.bindings import PolicyBinding, policy_bindings
 from openshell.providers.digest import digest_of
 from openshell.providers.env_keys import active_keys, distinct
@@ -156,9 +157,9 @@ def _profile_destinations(entry: Entry) -> tuple[Destination, ...]:
     """Without what the supervisor could not read: it would reject all providers for it."""
     return tuple(
         dict.fromkeys(
-            Destination(endpoint.host.lower(), port, endpoint.path)
+            Destination(normalize_host(endpoint.host), port, endpoint.path)
             for endpoint in entry.profile.endpoints
-            if is_usable_host(endpoint.host)
+            if is_usable_host(normalize_host(endpoint.host))
             for port in endpoint.ports
             if 1 <= port <= 65535
         )
@@ -190,7 +191,7 @@ def _revision(situation: Situation, bindings: Sequence[PolicyBinding]) -> int:
     for item in situation.attached:
         record = item.record
         parts += ["provider", record.name, record.id, str(record.resource_version)]
-        for state in sorted(item.refresh, key=lambda state: state.key):
+        for state in sorted(item.refresh, key=lambda state: (state.key, state.id)):
             parts += ["refresh", state.key, state.strategy.name, state.epoch, state.id]
             parts += [str(state.resource_version), str(state.is_deleting)]
             for output, key in sorted(state.outputs.items()):

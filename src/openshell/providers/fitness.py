@@ -9,12 +9,12 @@ and undoes its write when anything is wrong; delivery asks again before anything
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Final
 
-from openshell.policy.features import ENFORCED, Feature, check_features
-from openshell.policy.findings import Finding
-from openshell.policy.model import NetworkRule, SandboxPolicy
-from openshell.policy.validate_endpoint import check_endpoint
+from openshell.policy.features import ENFORCED, EVERY_FEATURE, Feature, check_features
+from openshell.policy.model import PROVIDER_KEY_PREFIX, NetworkRule, SandboxPolicy
+from openshell.policy.validate import Finding, errors_of, validate_policy
 from openshell.policy.validate_middleware import check_middlewares
 from openshell.providers.bindings import find_binding_faults, policy_bindings
 from openshell.providers.credentialed import (
@@ -44,7 +44,14 @@ def find_faults(
     report do not ask for that: what is already stored is stamped, and the proxy denies there.
     `features`: what the proxy enforces, as in `validate_policy`.
     """
-    return tuple(_faults(situation, gate=gate, features=features))
+    order = {item.record.name: index for index, item in enumerate(situation.attached)}
+    return tuple(
+        replace(
+            fault,
+            providers=tuple(sorted(fault.providers, key=lambda name: order.get(name, len(order)))),
+        )
+        for fault in _faults(situation, gate=gate, features=features)
+    )
 
 
 def profile_faults(
@@ -165,13 +172,14 @@ def _unsafe(layer: Layer, features: Collection[Feature]) -> Iterator[Finding]:
 
 
 def _unsafe_endpoints(entry: Entry) -> tuple[Finding, ...]:
-    rule = NetworkRule(entry.profile.id, "", entry.profile.endpoints, entry.profile.binaries)
-    return tuple(
-        finding
-        for index, endpoint in enumerate(rule.endpoints)
-        for finding in check_endpoint(endpoint, rule, index)
-        if finding.is_error
+    rule = NetworkRule(
+        PROVIDER_KEY_PREFIX + entry.profile.id,
+        entry.profile.id,
+        entry.profile.endpoints,
+        entry.profile.binaries,
     )
+    alone = SandboxPolicy(network_policies={rule.key: rule})
+    return errors_of(validate_policy(alone, features=EVERY_FEATURE))
 
 
 def _in_force(situation: Situation, layers: tuple[Layer, ...]) -> SandboxPolicy | None:
