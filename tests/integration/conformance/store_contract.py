@@ -1,6 +1,7 @@
-"""What every store must do, as functions over an open store; `test_store_sqlite.py` runs them."""
+"""What every store must do, as functions over open stores; `test_store_contract.py` runs them."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -13,7 +14,21 @@ from openshell.gateway.store import (
     StoreConflict,
     Unconditional,
     UniqueViolation,
+    sql_tx,
 )
+
+
+class Clock:
+    """Milliseconds that never stand still; asked from several threads."""
+
+    def __init__(self):
+        self.now = 1_000
+        self.lock = threading.Lock()
+
+    def __call__(self):
+        with self.lock:
+            self.now += 1
+            return self.now
 
 
 def row(id="a", name="alpha", kind="thing", workspace="default", **more):
@@ -153,6 +168,200 @@ async def check_now(store):
     assert await store.read(lambda tx: tx.now_ms == tx.now_ms)
 
 
+async def check_refused_key_leaves_the_transaction(store):
+    """Whoever catches a taken key goes on in the same transaction."""
+    await put(store, row())
+
+    def fn(tx):
+        with pytest.raises(UniqueViolation):
+            tx.put(row(id="b"), MustCreate())
+        return tx.put(row(id="b", name="beta"), MustCreate())
+
+    assert (await store.write(fn)).name == "beta"
+
+
+async def check_keys_taken_by_an_update(store):
+    await put(store, row(id="a", name="a", scope="s", version=1, dedup_key="x"))
+    await put(store, row(id="b", name="b", scope="s", version=2, dedup_key="y"))
+    for constraint, new in (
+        ("version", row(id="b", name="b", scope="s", version=1, dedup_key="y")),
+        ("dedup_key", row(id="b", name="b", scope="s", version=2, dedup_key="x")),
+    ):
+        with pytest.raises(UniqueViolation) as caught:
+            await put(store, new, MatchResourceVersion(1))
+        assert caught.value.constraint == constraint
+    moved = row(id="b", name="b", scope="t", version=1, dedup_key="x")
+    assert (await put(store, moved, MatchResourceVersion(1))).resource_version == 2
+
+
+async def check_order(store):
+    """By code points, rows without a name first, whatever the database's locale."""
+    names = ["b", "a", "Z", "é", "_", None, "a-b", "ab", "A"]
+    for index, name in enumerate(names):
+        await put(store, row(id=f"i{index}", name=name, created_at_ms=1))
+    listed = await store.read(lambda tx: tx.list("thing"))
+    ordered = [None, *sorted(name for name in names if name is not None)]
+    assert [entry.name for entry in listed] == ordered
+    assert [entry.name for entry in await store.read(lambda tx: tx.all("thing"))] == ordered
+
+
+async def check_newest_without_version_last(store):
+    for index, version in enumerate((None, 2, 1)):
+        new = row(id=f"i{index}", name=f"n{index}", scope="s", version=version)
+        await put(store, new)
+    newest = await store.read(lambda tx: tx.list("thing", scope="s", newest_first=True))
+    assert [entry.version for entry in newest] == [2, 1, None]
+
+
+async def check_bytes_and_numbers(store):
+    payload = bytes(range(256)) * 3
+    kept = NewRow(
+        id="a", kind="thing", payload=payload, scope="s", version=2**62, hit_count=2**33,
+        labels={"k": "v\"'é", "empty": ""},
+    )  # fmt: skip
+    stored = await put(store, kept)
+    assert await store.look_up(lambda tx: tx.get_by_id("thing", "a")) == stored
+    assert (stored.payload, stored.version) == (payload, 2**62)
+
+
+async def check_nul(store):
+    """What a client may send and no database of ours keeps: nothing has such a name."""
+    await put(store, row())
+    for ask in (
+        lambda tx: tx.get("thing", "default", "al\0pha"),
+        lambda tx: tx.get_by_id("thing", "a\0"),
+        lambda tx: tx.get("thing", "\0", "alpha"),
+    ):
+        assert await store.look_up(ask) is None
+    assert not await store.write(lambda tx: tx.delete("thing", "a\0"))
+    line = LogLine("sb", 1, "sandbox", "INFO", "t", "a\0b", {"k": "\0"})
+    await store.write(lambda tx: tx.append_logs([line]))
+    (kept,) = await store.read(lambda tx: tx.read_logs("sb", last=1))
+    assert (kept.message, kept.fields) == ("a\u2400b", {"k": "\0"})
+
+
+async def check_retention(store, monkeypatch):
+    monkeypatch.setattr(sql_tx, "LOG_LINES_MAX", 10)
+    monkeypatch.setattr(sql_tx, "LOG_LINES_SLACK", 5)
+    for index in range(40):
+        line = LogLine("sb", index, "sandbox", "INFO", "t", str(index))
+        await store.write(lambda tx, line=line: tx.append_logs([line]))
+    kept = await store.read(lambda tx: tx.read_logs("sb", last=1000))
+    assert 10 <= len(kept) <= 15
+    assert [int(line.message) for line in kept] == list(range(40 - len(kept), 40))
+
+
+async def check_a_cancelled_caller_does_not_stop_a_write(store):
+    began, go_on = threading.Event(), threading.Event()
+
+    def fn(tx):
+        began.set()
+        go_on.wait(5)
+        return tx.put(row(), MustCreate())
+
+    caller = asyncio.ensure_future(store.write(fn))
+    await asyncio.to_thread(began.wait, 5)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    go_on.set()
+    async with asyncio.timeout(5):
+        while await store.read(lambda tx: tx.get_by_id("thing", "a")) is None:
+            await asyncio.sleep(0.01)
+
+
+async def check_two_see_one_truth(one, two):
+    await put(one, row())
+    results = await asyncio.gather(
+        put(one, row(), MatchResourceVersion(1)),
+        put(two, row(), MatchResourceVersion(1)),
+        return_exceptions=True,
+    )
+    assert sorted(type(result).__name__ for result in results) == ["Row", "StoreConflict"]
+
+
+async def check_one_creates(one, two):
+    results = await asyncio.gather(
+        *(put(store, row(id=f"i{index}")) for index, store in enumerate((one, two) * 8)),
+        return_exceptions=True,
+    )
+    kinds = [type(result).__name__ for result in results]
+    assert (kinds.count("Row"), kinds.count("UniqueViolation")) == (1, 15)
+
+
+async def check_no_write_skew(one, two):
+    """Each reads the other's row and writes its own: as if one had come after the other."""
+
+    def claim(mine, other):
+        def fn(tx):
+            if tx.get_by_id("thing", other) is not None:
+                return False
+            tx.put(row(id=mine, name=mine), MustCreate())
+            return True
+
+        return fn
+
+    for turn in range(25):
+        a, b = f"a{turn}", f"b{turn}"
+        won = await asyncio.gather(one.write(claim(a, b)), two.write(claim(b, a)))
+        assert sorted(won) == [False, True]
+
+
+async def check_counting_by_two(one, two):
+    await put(one, row())
+
+    def add(tx):
+        present = tx.get_by_id("thing", "a")
+        count = int(present.labels.get("n", "0")) + 1
+        tx.put(row(labels={"n": str(count)}), MatchResourceVersion(present.resource_version))
+
+    await asyncio.gather(*(store.write(add) for store in (one, two) * 20))
+    stored = await two.read(lambda tx: tx.get_by_id("thing", "a"))
+    assert (stored.labels, stored.resource_version) == ({"n": "40"}, 41)
+
+
+async def check_a_read_is_one_snapshot(one, two):
+    await put(one, row())
+    seen, go_on = threading.Event(), threading.Event()
+
+    def twice(tx):
+        first = tx.get_by_id("thing", "a")
+        seen.set()
+        go_on.wait(5)
+        return first, tx.get_by_id("thing", "a"), tx.get_by_id("thing", "b")
+
+    reading = asyncio.ensure_future(one.read(twice))
+    await asyncio.to_thread(seen.wait, 5)
+    await put(two, row(labels={"x": "y"}), MatchResourceVersion(1))
+    await put(two, row(id="b", name="beta"))
+    go_on.set()
+    first, second, created = await reading
+    assert (first, created) == (second, None)
+
+
+async def check_log_ids_follow_commits(one, two):
+    """A follower that has seen a line misses none: no smaller id appears after it."""
+
+    async def append(store, word):
+        for index in range(30):
+            lines = [LogLine("sb", 1, "s", "INFO", "t", f"{word}{index}.{part}") for part in "ab"]
+            await store.write(lambda tx, lines=lines: tx.append_logs(lines))
+
+    followed, last = [], 0
+    writers = asyncio.gather(append(one, "x"), append(two, "y"))
+    while True:
+        over = writers.done()
+        lines = await two.read(lambda tx, last=last: tx.read_logs("sb", last=999, after_id=last))
+        followed += [line.message for line in lines]
+        last = lines[-1].id if lines else last
+        if over:
+            break
+    await writers
+    everything = await one.read(lambda tx: tx.read_logs("sb", last=999))
+    assert followed == [line.message for line in everything]
+    assert len(followed) == 120
+
+
 CHECKS = [
     check_create_and_read,
     check_unique,
@@ -164,4 +373,20 @@ CHECKS = [
     check_read_decide_write,
     check_logs,
     check_now,
+    check_refused_key_leaves_the_transaction,
+    check_keys_taken_by_an_update,
+    check_order,
+    check_newest_without_version_last,
+    check_bytes_and_numbers,
+    check_nul,
+    check_a_cancelled_caller_does_not_stop_a_write,
+]
+
+CHECKS_OF_TWO = [
+    check_two_see_one_truth,
+    check_one_creates,
+    check_no_write_skew,
+    check_counting_by_two,
+    check_a_read_is_one_snapshot,
+    check_log_ids_follow_commits,
 ]

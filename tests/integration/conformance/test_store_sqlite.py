@@ -1,6 +1,5 @@
-"""The store contract on SQLite, and what only a database in a file can suffer."""
+"""What only a database in a file can suffer; the contract is in `test_store_contract.py`."""
 
-import asyncio
 import os
 import sqlite3
 import stat
@@ -8,24 +7,9 @@ import threading
 
 import pytest
 
-from integration.conformance.store_contract import CHECKS, put, row
-from openshell.gateway.store import (
-    LogLine,
-    MatchResourceVersion,
-    StoreConflict,
-    StoreUnavailable,
-    sql_tx,
-)
+from integration.conformance.store_contract import Clock, put, row
+from openshell.gateway.store import StoreUnavailable
 from openshell.gateway.store.sqlite import SqliteStore
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1_000
-
-    def __call__(self):
-        self.now += 1
-        return self.now
 
 
 @pytest.fixture
@@ -33,11 +17,6 @@ async def store(tmp_path):
     opened = await SqliteStore.open(str(tmp_path / "db"), clock_ms=Clock())
     yield opened
     await opened.close()
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-async def test_contract(store, check):
-    await check(store)
 
 
 async def test_reopened_keeps_rows_and_private_files(tmp_path):
@@ -50,23 +29,6 @@ async def test_reopened_keeps_rows_and_private_files(tmp_path):
     again = await SqliteStore.open(path, clock_ms=Clock())
     assert await again.read(lambda tx: tx.get_by_id("thing", "a")) is not None
     await again.close()
-
-
-async def test_two_stores_on_one_file_see_one_truth(tmp_path):
-    path = str(tmp_path / "db")
-    one, two = await asyncio.gather(
-        SqliteStore.open(path, clock_ms=Clock()), SqliteStore.open(path, clock_ms=Clock())
-    )
-    await put(one, row())
-    results = await asyncio.gather(
-        put(one, row(), MatchResourceVersion(1)),
-        put(two, row(), MatchResourceVersion(1)),
-        return_exceptions=True,
-    )
-    assert sorted(type(result).__name__ for result in results) == ["Row", "StoreConflict"]
-    assert any(isinstance(result, StoreConflict) for result in results)
-    await one.close()
-    await two.close()
 
 
 async def test_a_look_up_stays_on_the_thread_unless_it_would_wait(store):
@@ -89,18 +51,6 @@ async def test_a_look_up_stays_on_the_thread_unless_it_would_wait(store):
     assert (await store.look_up(locked)).id == "a"
     assert threads[1] == here
     assert threads[2] != here
-
-
-async def test_retention_keeps_the_newest_lines(store, monkeypatch):
-    monkeypatch.setattr(sql_tx, "LOG_LINES_MAX", 10)
-    monkeypatch.setattr(sql_tx, "LOG_LINES_SLACK", 5)
-    for index in range(40):
-        line = LogLine("sb", index, "sandbox", "INFO", "t", str(index))
-        await store.write(lambda tx, line=line: tx.append_logs([line]))
-    kept = await store.read(lambda tx: tx.read_logs("sb", last=1000))
-    assert 10 <= len(kept) <= 15
-    assert kept[-1].message == "39"
-    assert [int(line.message) for line in kept] == list(range(40 - len(kept), 40))
 
 
 @pytest.mark.parametrize(
