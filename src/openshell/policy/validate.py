@@ -24,6 +24,7 @@ from openshell.policy.model import (
 )
 from openshell.policy.validate_endpoint import check_endpoint
 from openshell.policy.validate_middleware import check_middlewares
+from openshell.policy.validate_report import Report
 
 __all__ = [
     "MAX_FILESYSTEM_PATHS",
@@ -176,4 +177,4 @@ def _check_rule(rule: NetworkRule) -> Iterator[Finding]:
                 "the path is not absolute and matches no program",
             )
     for index, endpoint in enumerate(rule.endpoints):
-        yield from check_endpoint(endpoint, rule, index)
+        yield from check_endpoint(endpoint, Report.of_rule(rule, index))

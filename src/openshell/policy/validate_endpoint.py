@@ -1,7 +1,7 @@
 """Checks of one endpoint by itself: host, ports, addresses, credentials, words.
 
-Called by `validate` only; what concerns inspection is in `validate_inspection`, single rules in
-`validate_rules`. Codes are stable.
+Called by `validate` for rules of policies and by the lint of provider profiles; what concerns
+inspection is in `validate_inspection`, single rules in `validate_rules`. Codes are stable.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from openshell.policy.findings import Finding
 from openshell.policy.globs import GlobError, check_glob
 from openshell.policy.hosts import is_acceptable_host, is_wildcard_host
-from openshell.policy.model import Endpoint, NetworkRule
+from openshell.policy.model import Endpoint
 from openshell.policy.protocols import PROTOCOLS
 from openshell.policy.rest import ACCESS_PRESETS
 from openshell.policy.validate_inspection import check_inspection, check_tcp
@@ -32,8 +32,7 @@ _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
 _SIGNING: Final = ("sigv4", "sigv4:body", "sigv4:no_body")
 
 
-def check_endpoint(endpoint: Endpoint, rule: NetworkRule, index: int) -> Iterator[Finding]:
-    report = Report(rule, index)
+def check_endpoint(endpoint: Endpoint, report: Report) -> Iterator[Finding]:
     protocol = endpoint.protocol.lower()
     yield from _check_host(endpoint, protocol, report)
     yield from _check_ports(endpoint, report)

@@ -1,7 +1,8 @@
-"""Makes findings that know their rule and endpoint; one is made for each endpoint looked at.
+"""Makes findings that know their endpoint; one is made for each endpoint looked at.
 
-Messages begin with the rule's display name, those about inspection name the endpoint's position.
-Used by the `validate_*` modules only.
+In a policy, messages begin with the rule's display name and those about inspection name the
+endpoint's position; in a provider profile the place says it all. Used by the `validate_*` modules and
+the lint of profiles.
 """
 
 from __future__ import annotations
@@ -19,23 +20,33 @@ _ECHO = 80
 
 
 class Report:
-    def __init__(self, rule: NetworkRule, index: int) -> None:
-        self._name = rule.display_name
-        self._index = index
-        self._where = f"network_policies.{rule.key}.endpoints[{index}]"
+    """`where` is the endpoint's path. The others begin messages: of any kind, of warnings, of l7."""
+
+    def __init__(self, where: str, name: str = "", position: str = "", about: str = "") -> None:
+        self._where = where
+        self._name = name
+        self._position = position
+        self._about = about
+
+    @classmethod
+    def of_rule(cls, rule: NetworkRule, index: int) -> Report:
+        """Of an endpoint in a policy."""
+        return cls(
+            f"network_policies.{rule.key}.endpoints[{index}]",
+            f"network policy '{rule.display_name}': ",
+            f"endpoint {index}: ",
+            f"endpoint {index} has invalid L7 configuration: ",
+        )
 
     def error(self, code: str, field: str, message: str) -> Finding:
-        text = f"network policy '{self._name}': {message}"
-        return Finding(code, Severity.ERROR, self._at(field), text)
+        return Finding(code, Severity.ERROR, self._at(field), f"{self._name}{message}")
 
     def warning(self, code: str, field: str, message: str) -> Finding:
-        text = f"network policy '{self._name}': endpoint {self._index}: {message}"
+        text = f"{self._name}{self._position}{message}"
         return Finding(code, Severity.WARNING, self._at(field), text)
 
     def l7(self, code: str, field: str, reason: str) -> Finding:
-        return self.error(
-            code, field, f"endpoint {self._index} has invalid L7 configuration: {reason}"
-        )
+        return self.error(code, field, f"{self._about}{reason}")
 
     def foreign(self, field: str, key: str, protocol: str) -> Finding:
         """A key that does nothing on an endpoint of this protocol."""
