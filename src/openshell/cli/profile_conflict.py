@@ -103,7 +103,7 @@ def _without_bookkeeping(document: Document) -> Document:
 
 
 def _compare(path: tuple[str, ...], before: Any, after: Any) -> list[Change]:
-    if before == after and type(before) is type(after):
+    if before == after:
         return []
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         return _compare_parts(path, before, after)
@@ -111,7 +111,9 @@ def _compare(path: tuple[str, ...], before: Any, after: Any) -> list[Change]:
         old, new = _by_identity(before), _by_identity(after)
         if old is not None and new is not None:
             found = _compare_parts(path, old, new)
-            return found or [Change((*path, "[order]"), list(old), list(new))]
+            return found or [
+                Change((*path, "[order]"), *([*map(_identity, x)] for x in (before, after)))
+            ]
     return [Change(path, before, after)]
 
 
