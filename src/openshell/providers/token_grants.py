@@ -15,7 +15,12 @@ from typing import Final
 
 from openshell.policy.model import Endpoint
 from openshell.policy.overlap import Budget
-from openshell.providers.profile.model import AudienceOverride, ProfileCredential, TokenGrant
+from openshell.providers.profile.model import (
+    AudienceOverride,
+    ProfileCredential,
+    ProviderProfile,
+    TokenGrant,
+)
 from openshell.providers.selectors import (
     covers_host,
     covers_path,
@@ -24,7 +29,15 @@ from openshell.providers.selectors import (
 )
 from openshell.providers.situation import Attached, Entry
 
-__all__ = ["Ambiguity", "GrantBinding", "choose", "expand", "find_ambiguity", "score"]
+__all__ = [
+    "Ambiguity",
+    "GrantBinding",
+    "choose",
+    "expand",
+    "find_ambiguity",
+    "override_bindings",
+    "score",
+]
 
 # Weights of the contract: a path outranks every host, a star costs more than any name is worth.
 _HOST_BASE: Final = 100_000
@@ -152,6 +165,18 @@ def _templates(entry: Entry) -> tuple[GrantBinding, ...]:
         for binding in (*defaults, *narrowed):
             found[binding.credential, binding.host, binding.port, binding.path] = binding
     return tuple(found.values())
+
+
+def override_bindings(
+    profile: ProviderProfile, credential: ProfileCredential, override: AudienceOverride
+) -> Iterator[GrantBinding]:
+    """What one override comes to: a binding for each port of an endpoint that it narrows."""
+    grant = credential.token_grant
+    if grant is None:
+        return
+    for endpoint, port in _ports(profile.endpoints):
+        if _applies(override, endpoint, port):
+            yield _overridden(credential, grant, override, endpoint, port)
 
 
 def _ports(endpoints: Iterable[Endpoint]) -> Iterator[tuple[Endpoint, int]]:
