@@ -22,20 +22,27 @@ import grpc.aio
 from openshell._proto import (
     inference_pb2_grpc,
     openshell_ext_pb2_grpc,
+    openshell_ext_profiles_pb2_grpc,
     openshell_pb2,
     openshell_pb2_grpc,
 )
 from openshell.drivers.base import ComputeDriver
 from openshell.gateway.auth.authentication import AuthSettings, Listener
-from openshell.gateway.auth.authorization import AuthorizationTable, gateway_services
+from openshell.gateway.auth.authorization import AuthorizationTable, RolePolicy, gateway_services
 from openshell.gateway.auth.interceptor import AuthInterceptor
 from openshell.gateway.compute import Compute
 from openshell.gateway.config import Settings
 from openshell.gateway.credentials import CredentialStore, DatabaseCredentialStore
 from openshell.gateway.credentials.keyfile import load_or_create_key
-from openshell.gateway.driver_choice import make_driver, restrict_for_stranger, supervisor_socket
+from openshell.gateway.driver_choice import (
+    local_directory,
+    make_driver,
+    restrict_for_stranger,
+    supervisor_socket,
+)
 from openshell.gateway.events import Bus
 from openshell.gateway.grpc_errors import ErrorInterceptor
+from openshell.gateway.hosting import load_host_id
 from openshell.gateway.keys import Identity, load_identity
 from openshell.gateway.lifecycle import Lifecycle
 from openshell.gateway.listener import ListenError, bind_tcp, bind_unix, new_server
@@ -49,6 +56,10 @@ from openshell.gateway.services.exec import ExecService
 from openshell.gateway.services.health import HealthService
 from openshell.gateway.services.logs import Logs
 from openshell.gateway.services.policies import Policies
+from openshell.gateway.services.profile_apply import ProfileApply
+from openshell.gateway.services.profile_history import ProfileHistory
+from openshell.gateway.services.profile_writer import ProfileWriter
+from openshell.gateway.services.profiles import Profiles
 from openshell.gateway.services.provider_environment import ProviderEnvironment
 from openshell.gateway.services.providers import Providers
 from openshell.gateway.services.sandbox_config import build_sandbox_config
@@ -59,7 +70,7 @@ from openshell.gateway.services.tokens import TokenService
 from openshell.gateway.services.watch import WatchService
 from openshell.gateway.sessions import Sessions
 from openshell.gateway.store import Store, Tx
-from openshell.gateway.store.sqlite import SqliteStore
+from openshell.gateway.store.choice import open_store
 from openshell.gateway.tasks import Tasks
 from openshell.gateway.workspaces import ensure_default
 
@@ -110,6 +121,7 @@ class Gateway:
         self._lifecycle: Lifecycle | None = None
         self._session_service: SessionService | None = None
         self._servers: list[grpc.aio.Server] = []
+        self._roles = RolePolicy()
 
     @property
     def endpoint(self) -> str:
@@ -136,7 +148,9 @@ class Gateway:
         await driver.open()
         self._driver = driver
         bind_unix(supervisors, socket)
-        compute = Compute(store, driver, self.sessions, self.bus, self.tasks)
+        host_id = load_host_id(Path(local_directory(settings)))
+        compute = Compute(store, driver, self.sessions, self.bus, self.tasks, host_id=host_id)
+        await compute.adopt()
         self._compose(store, driver, compute, identity, f"unix:{socket}")
         for server in self._servers:
             await server.start()
@@ -166,9 +180,7 @@ class Gateway:
     # -- parts
 
     async def _open_store(self) -> Store:
-        path = Path(self._settings.database.path)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = await SqliteStore.open(os.fspath(path), clock_ms=self._world.clock_ms)
+        store = await open_store(self._settings.database, clock_ms=self._world.clock_ms)
         self._store = store
         new_id = self._world.new_id()
         await store.write(lambda tx: ensure_default(tx, new_id))
@@ -181,6 +193,7 @@ class Gateway:
             mtls_users=identity.mtls_users,
             allow_unauthenticated_users=self._settings.allow_unauthenticated_users,
         )
+        self._roles = auth.roles
         servers = [
             new_server(
                 [AuthInterceptor(table, auth, listener, self._sandbox_exists), ErrorInterceptor()]
@@ -237,6 +250,7 @@ class Gateway:
             load_or_create_key(Path(settings.credential_key_path))
         )
         attach = AttachService(store, compute, self.sessions, self.relays, self.bus, self.tasks)
+        profiles = ProfileWriter(store, self.bus, new_id=new_id, tasks=self.tasks)
         # What each gRPC service is made of; a method that no part has stays unimplemented.
         served: list[_Served] = [
             (
@@ -245,6 +259,7 @@ class Gateway:
                 [
                     *self._core_services(store, driver, compute),
                     *self._noun_services(store, compute, credentials),
+                    Profiles(store, profiles, roles=self._roles),
                     TokenService(identity.tokens),
                 ],
             ),
@@ -252,6 +267,14 @@ class Gateway:
                 openshell_ext_pb2_grpc.add_SandboxesServicer_to_server,
                 openshell_ext_pb2_grpc.SandboxesServicer,
                 [attach],
+            ),
+            (
+                openshell_ext_profiles_pb2_grpc.add_ProviderProfilesServicer_to_server,
+                openshell_ext_profiles_pb2_grpc.ProviderProfilesServicer,
+                [
+                    ProfileApply(profiles, roles=self._roles),
+                    ProfileHistory(store, roles=self._roles),
+                ],
             ),
             (
                 inference_pb2_grpc.add_InferenceServicer_to_server,
@@ -279,7 +302,14 @@ class Gateway:
                 restrict=self._restrict,
             ),
             self._session_service,
-            ExecService(store, self.sessions, self.relays, self.tasks, new_id=new_id),
+            ExecService(
+                store,
+                self.sessions,
+                self.relays,
+                self.tasks,
+                new_id=new_id,
+                host_id=compute.host_id,
+            ),
             WatchService(store, compute, self.bus),
         ]
 

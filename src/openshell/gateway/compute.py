@@ -25,6 +25,7 @@ from openshell.drivers.base import (
 from openshell.gateway import status
 from openshell.gateway.driver_view import platform_event
 from openshell.gateway.events import PLATFORM, SANDBOX, Bus
+from openshell.gateway.hosting import adopt
 from openshell.gateway.phases import Event, Phase
 from openshell.gateway.records import Kind, load, to_row
 from openshell.gateway.sessions import EXT_REPORT, Session, Sessions
@@ -72,7 +73,14 @@ class Compute:
     """Observations in, records out."""
 
     def __init__(
-        self, store: Store, driver: ComputeDriver, sessions: Sessions, bus: Bus, tasks: Tasks
+        self,
+        store: Store,
+        driver: ComputeDriver,
+        sessions: Sessions,
+        bus: Bus,
+        tasks: Tasks,
+        *,
+        host_id: str,
     ) -> None:
         self._store = store
         self._driver = driver
@@ -82,6 +90,21 @@ class Compute:
         self._events: dict[str, deque[openshell_pb2.PlatformEvent]] = {}
         self.creating: set[str] = set()
         """Sandboxes whose create call to the driver has not returned."""
+        self.host_id = host_id
+        """The scope of the rows that are this host's to reconcile and remove."""
+        self.judged: set[str] = set()
+        """Sandboxes whose lease is judged here: whether another gateway's is Ready, it says itself."""
+
+    async def adopt(self) -> None:
+        """Learns which sandboxes are this host's; call it before anything is served."""
+
+        def unowned(tx: Tx) -> bool:
+            return any(row.scope is None for row in tx.all(Kind.SANDBOX))
+
+        listed: set[str] = set()
+        if await self._store.read(unowned):
+            listed = {entry.id for entry in await self._driver.list()}
+        self.judged = await self._store.write(lambda tx: adopt(tx, self.host_id, listed))
 
     def start(self) -> None:
         """Begins to watch the driver; call after its `open`."""
@@ -121,7 +144,8 @@ class Compute:
         """The record as a client may see it."""
         return status.project(
             sandbox,
-            leased=self._sessions.is_ready(sandbox.metadata.id),
+            leased=self._sessions.is_ready(sandbox.metadata.id)
+            or sandbox.metadata.id not in self.judged,
             now_ms=sandbox.metadata.created_at_ms,
         )
 
@@ -136,6 +160,7 @@ class Compute:
             return True
 
         removed = await self._store.write(write)
+        self.judged.discard(sandbox_id)
         self._events.pop(sandbox_id, None)
         self._sessions.disconnect(sandbox_id, "the sandbox is deleted")
         self._bus.publish(SANDBOX, sandbox_id)
@@ -267,7 +292,7 @@ class Compute:
         def missing(tx: Tx) -> list[str]:
             return [
                 row.id
-                for row in tx.all(Kind.SANDBOX)
+                for row in tx.all(Kind.SANDBOX, scope=self.host_id)
                 if row.id not in seen and tx.now_ms - row.created_at_ms > MISSING_AFTER_MS
             ]
 

@@ -8,6 +8,8 @@ Nothing is read from the process here: arguments and environment are given. Call
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import ipaddress
 import os
 import tomllib
@@ -77,7 +79,10 @@ class Jwt:
 
 @dataclass(frozen=True, slots=True)
 class Database:
+    """A file, or the URL of a PostgreSQL server, which may hold a password."""
+
     path: str
+    url: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +186,43 @@ def _list(name: str, value: object) -> tuple[str, ...]:
     return tuple(item.strip() for item in value if item.strip())
 
 
+def _database(name: str, value: object) -> Database:
+    """Never says what the value is: a password may stand anywhere in it."""
+    url = _text(name, value)
+    scheme, separator, path = url.partition(":")
+    if separator and scheme in {"postgres", "postgresql"}:
+        return Database("", _postgres_url(name, url))
+    if not separator or scheme != "sqlite":
+        raise ConfigError(f"{name} must be sqlite:PATH or postgresql://USER@HOST/NAME")
+    path = path.removeprefix("//")
+    if not path or path == ":memory:":
+        raise ConfigError(f"{name}: a database in memory is not supported; give sqlite:PATH")
+    return Database(path)
+
+
+def _postgres_url(name: str, url: str) -> str:
+    if importlib.util.find_spec("psycopg") is None:
+        raise ConfigError(f"{name}: PostgreSQL needs: pip install 'openshell-py[postgres]'")
+    # Only now: it is an extra, and most gateways never need it.
+    conninfo = importlib.import_module("psycopg.conninfo")
+    try:
+        given = conninfo.conninfo_to_dict(url)
+    except Exception:
+        # From None, and without its text: that quotes the URL.
+        raise ConfigError(
+            f"{name} is no valid PostgreSQL URL; write postgresql://USER@HOST/NAME and "
+            "percent-encode what is special in its parts"
+        ) from None
+    if "@" in f"{given.get('host', '')}{given.get('dbname', '')}":
+        raise ConfigError(f"{name}: write @ in a password as %40 and / as %2F")
+    if name.startswith("--") and given.get("password"):
+        raise ConfigError(
+            f"{name}: every user of this machine can read a password on the command line; "
+            "give the URL in OPENSHELL_DB_URL, or the password in PGPASSWORD or a password file"
+        )
+    return url
+
+
 _PORT = _number(0, 65_535)
 _U64 = _number(0, 2**63 - 1)
 _UNBUILT: Final = "is not supported yet; leave it out"
@@ -200,8 +242,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
            _text, "", help="authority of client certificates (PEM)"),
     Option("disable_tls", "--disable-tls", "OPENSHELL_DISABLE_TLS", "disable_tls", _boolean, False,
            is_switch=True, help="serve in the clear"),
-    Option("db_url", "--db-url", "OPENSHELL_DB_URL", "", _text, "",
-           help="sqlite:PATH of the database"),
+    Option("db_url", "--db-url", "OPENSHELL_DB_URL", "", _database, None,
+           help="database: sqlite:PATH, or postgresql://USER@HOST/NAME with the password in the "
+           "variable, PGPASSWORD or a password file"),
     Option("drivers", "--drivers", "OPENSHELL_DRIVERS", "compute_drivers", _list, (),
            aliases=("--driver",), help="compute driver; the default is local"),
     Option("mtls_users", "--enable-mtls-auth", "OPENSHELL_ENABLE_MTLS_AUTH", "mtls_auth.enabled",
@@ -460,7 +503,7 @@ def _build(
         port_given="port" in explicit,
         tls=tls,
         jwt=jwt,
-        database=Database(_database_path(values["db_url"], state_root)),
+        database=values["db_url"] or Database(os.fspath(state_root / "gateway" / "openshell.db")),
         embedded=Embedded(values["embedded"], values["ready_fd"]),
         log_level=values["log_level"],
         driver=driver,
@@ -507,17 +550,3 @@ def _jwt(values: Mapping[str, Any]) -> Jwt:
             "openshell.gateway.gateway_jwt needs signing_key_path, public_key_path and kid_path"
         )
     return Jwt(signing, public, kid, values["jwt_gateway_id"], values["jwt_ttl"])
-
-
-def _database_path(url: str, state_root: Path) -> str:
-    if not url:
-        return os.fspath(state_root / "gateway" / "openshell.db")
-    scheme, separator, path = url.partition(":")
-    if scheme in {"postgres", "postgresql"}:
-        raise ConfigError(f"--db-url: PostgreSQL {_UNBUILT}, or give sqlite:PATH")
-    if not separator or scheme != "sqlite":
-        raise ConfigError("--db-url must be sqlite:PATH")
-    path = path.removeprefix("//")
-    if not path or path == ":memory:":
-        raise ConfigError("--db-url: a database in memory is not supported yet; give sqlite:PATH")
-    return path

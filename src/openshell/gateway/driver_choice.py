@@ -13,7 +13,7 @@ from openshell.drivers.local.paths import StateDirError, secure_directory, socke
 from openshell.gateway.config import ConfigError, Settings
 from openshell.gateway.errors import failed_precondition
 
-__all__ = ["make_driver", "restrict_for_stranger", "supervisor_socket"]
+__all__ = ["local_directory", "make_driver", "restrict_for_stranger", "supervisor_socket"]
 
 PIDS_LIMIT_MAX = 4_194_304
 """The kernel's own limit of process ids."""
@@ -21,7 +21,7 @@ PIDS_LIMIT_MAX = 4_194_304
 
 def supervisor_socket(settings: Settings) -> str:
     """Where this machine's supervisors find the gateway; its directory exists afterwards."""
-    directory = _local_directory(settings)
+    directory = local_directory(settings)
     try:
         secure_directory(os.fspath(settings.state_root))
         secure_directory(directory)
@@ -30,7 +30,8 @@ def supervisor_socket(settings: Settings) -> str:
         raise ConfigError(str(error)) from error
 
 
-def _local_directory(settings: Settings) -> str:
+def local_directory(settings: Settings) -> str:
+    """What belongs to this machine's compute: the local driver's state, the id of the host."""
     return os.fspath(settings.state_root / "local")
 
 
@@ -42,7 +43,7 @@ def make_driver(
     environ: Mapping[str, str],
 ) -> ComputeDriver:
     return LocalDriver(
-        _local_directory(settings),
+        local_directory(settings),
         endpoint,
         _local_config(settings.driver_table, tuple(gateway_addresses)),
         environment=environ,

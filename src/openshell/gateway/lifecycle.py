@@ -36,10 +36,18 @@ from openshell.gateway.errors import (
     not_found,
 )
 from openshell.gateway.events import SANDBOX, Bus
+from openshell.gateway.hosting import refuse_foreign
 from openshell.gateway.phases import Event, Phase, next_phase
 from openshell.gateway.records import Kind, load, load_all, to_row
 from openshell.gateway.sessions import Sessions
-from openshell.gateway.store import MatchResourceVersion, MustCreate, Store, Tx, UniqueViolation
+from openshell.gateway.store import (
+    MatchResourceVersion,
+    MustCreate,
+    Row,
+    Store,
+    Tx,
+    UniqueViolation,
+)
 from openshell.gateway.tasks import Tasks
 from openshell.gateway.workspaces import open_workspace
 
@@ -106,12 +114,14 @@ class Lifecycle:
             open_workspace(tx, sandbox.metadata.workspace, must_be_active=True)
             self._admit(tx, sandbox)
             sandbox.metadata.created_at_ms = tx.now_ms
-            row = tx.put(to_row(Kind.SANDBOX, sandbox), MustCreate())
+            owned = to_row(Kind.SANDBOX, sandbox, scope=self._compute.host_id)
+            row = tx.put(owned, MustCreate())
             stored = load(row, openshell_pb2.Sandbox)
             return stored, self._build_config(tx, stored).SerializeToString()
 
         async def run() -> openshell_pb2.Sandbox:
             self._compute.creating.add(view.id)
+            self._compute.judged.add(view.id)
             try:
                 stored, config = await self._store.write(insert)
                 await self._create_compute(dataclasses.replace(view, initial_config=config))
@@ -146,13 +156,15 @@ class Lifecycle:
             row = tx.get(Kind.SANDBOX, opened, name)
             if row is None:
                 raise not_found(f"sandbox '{name}' not found")
+            refuse_foreign(row, self._compute.host_id)
             sandbox = load(row, openshell_pb2.Sandbox)
             before = openshell_pb2.Sandbox()
             before.CopyFrom(sandbox)
             if next_phase(status.phase_of(sandbox), Event.DELETE) is None:
                 return before, False
             status.apply_transition(sandbox, Event.DELETE, "Deleting", "", tx.now_ms)
-            tx.put(to_row(Kind.SANDBOX, sandbox), MatchResourceVersion(row.resource_version))
+            marked = to_row(Kind.SANDBOX, sandbox, scope=row.scope)
+            tx.put(marked, MatchResourceVersion(row.resource_version))
             return before, True
 
         async def run() -> bool:
@@ -259,6 +271,7 @@ class Lifecycle:
             row = tx.get(Kind.SANDBOX, open_workspace(tx, workspace), name)
             if row is None:
                 raise not_found(f"sandbox '{name}' not found")
+            refuse_foreign(row, self._compute.host_id)
             sandbox = load(row, openshell_pb2.Sandbox)
             phase = status.phase_of(sandbox)
             if phase is already:
@@ -267,9 +280,12 @@ class Lifecycle:
                 raise failed_precondition(
                     f"sandbox '{name}' is {phase.name}; it cannot {event.value} now"
                 )
+            if event is Event.START:
+                # What cannot be delivered refuses the start, before the phase says otherwise.
+                self._build_config(tx, sandbox)
             if not status.apply_transition(sandbox, event, reason, "", tx.now_ms):
                 return sandbox
-            changed = to_row(Kind.SANDBOX, sandbox)
+            changed = to_row(Kind.SANDBOX, sandbox, scope=row.scope)
             return load(
                 tx.put(changed, MatchResourceVersion(row.resource_version)), openshell_pb2.Sandbox
             )
@@ -288,9 +304,12 @@ class Lifecycle:
 
     # -- the gateway's own start and stop
 
+    def _own(self, tx: Tx) -> list[Row]:
+        return tx.all(Kind.SANDBOX, scope=self._compute.host_id)
+
     async def recover(self) -> None:
         """Finishes what an earlier gateway began: stops, starts, deletions; undoes half a creation."""
-        rows = await self._store.read(lambda tx: tx.all(Kind.SANDBOX))
+        rows = await self._store.read(self._own)
         for sandbox in load_all(rows, openshell_pb2.Sandbox):
             try:
                 match status.phase_of(sandbox):
@@ -321,7 +340,7 @@ class Lifecycle:
                 except (ApiError, DriverError) as error:
                     failures.append(f"{sandbox.metadata.name}: {error.message}")
 
-        rows = await self._store.read(lambda tx: tx.all(Kind.SANDBOX))
+        rows = await self._store.read(self._own)
         running = [
             sandbox
             for sandbox in load_all(rows, openshell_pb2.Sandbox)

@@ -1,5 +1,7 @@
 """Settings: precedence, strict keys, and what is known but not built, refused by name."""
 
+import traceback
+
 import pytest
 
 from openshell.gateway.config import OPTIONS, ConfigError, build_parser, load_settings
@@ -105,15 +107,35 @@ def test_file_refused(load, toml, says):
         (["--disable-tls", "--tls-client-ca", "x"], {}, "contradict"),
         (["--disable-tls", "--enable-mtls-auth", "true"], {}, "needs TLS"),
         (["--tls-cert", "x"], {}, "belong together"),
-        (["--db-url", "postgres://x"], {}, "PostgreSQL is not supported yet"),
+        (["--db-url", "postgres://u:hunter2@h/n"], {}, "can read a password on the command line"),
+        (["--db-url", "postgres://h/n?password=hunter2"], {}, "on the command line"),
+        ([], {"OPENSHELL_DB_URL": "postgresql://u:hunter2@x@h/n"}, "%40"),
+        ([], {"OPENSHELL_DB_URL": "postgresql://u:hunter2/x@h/n"}, "no valid|%40"),
+        ([], {"OPENSHELL_DB_URL": "postgresql://u:hunter2%zz@h/n"}, "no valid PostgreSQL URL"),
+        ([], {"OPENSHELL_DB_URL": "postgresql://u@h/n?hunter2"}, "no valid PostgreSQL URL"),
         (["--db-url", "mysql:x"], {}, "sqlite:PATH"),
         (["--db-url", "sqlite::memory:"], {}, "memory"),
         (["--config", "/nonexistent.toml"], {}, "cannot read the settings file"),
     ],
 )
 def test_arguments_refused(load, arguments, env, says):
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=says) as caught:
         load(*arguments, env=env)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value, limit=0))
+
+
+def test_a_database_url_is_kept_and_not_shown(load):
+    url = "postgresql://app:hunter2@db.example/state?sslmode=verify-full"
+    settings = load(env={"OPENSHELL_DB_URL": url})
+    assert settings.database.url == url
+    assert "hunter2" not in repr(settings)
+    assert load("--db-url", "postgresql://app@db/state").database.url
+
+
+def test_postgres_without_its_extra_says_what_to_install(load, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'openshell-py\[postgres\]'"):
+        load("--db-url", "postgresql://app@db/state")
 
 
 def test_unknown_flag_is_a_usage_error(load, capsys):

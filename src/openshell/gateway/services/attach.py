@@ -24,6 +24,7 @@ from openshell.gateway.errors import (
     unavailable,
 )
 from openshell.gateway.events import SANDBOX, Bus
+from openshell.gateway.hosting import refuse_foreign
 from openshell.gateway.limits import check_required
 from openshell.gateway.phases import Phase
 from openshell.gateway.records import Kind, load
@@ -93,6 +94,7 @@ class AttachService:
             row = tx.get(Kind.SANDBOX, open_workspace(tx, start.workspace), start.name)
             if row is None:
                 raise not_found(f"sandbox '{start.name}' not found")
+            refuse_foreign(row, self._compute.host_id)
             return row.id
 
         return await self._store.read(read)

@@ -22,6 +22,7 @@ from openshell.gateway.errors import (
     not_found,
     unavailable,
 )
+from openshell.gateway.hosting import refuse_foreign
 from openshell.gateway.limits import check_exec
 from openshell.gateway.phases import Phase
 from openshell.gateway.records import Kind, load
@@ -63,12 +64,14 @@ class ExecService:
         tasks: Tasks,
         *,
         new_id: Callable[[], str],
+        host_id: str,
     ) -> None:
         self._store = store
         self._sessions = sessions
         self._relays = relays
         self._tasks = tasks
         self._new_id = new_id
+        self._host_id = host_id
 
     async def ExecSandbox(  # noqa: N802  named as the RPC
         self, request: openshell_pb2.ExecSandboxRequest, context: Any
@@ -113,6 +116,7 @@ class ExecService:
         row = await self._store.look_up(lambda tx: tx.get_by_id(Kind.SANDBOX, sandbox_id))
         if row is None:
             raise not_found("sandbox not found")
+        refuse_foreign(row, self._host_id)
         # As stored, not as shown: a supervisor on its way is waited for when the relay is opened.
         phase = status.phase_of(load(row, openshell_pb2.Sandbox))
         if phase is not Phase.READY:
