@@ -110,8 +110,11 @@ class UpdatePlan:
     expires_at_ms: Mapping[str, int]
 
 
-def check_new(new: NewProvider, workspace: str) -> None:
-    """Raises `RecordRefused` for anything that may not become a record."""
+def check_new(new: NewProvider, workspace: str, *, may_be_empty: bool = False) -> None:
+    """Raises `RecordRefused` for anything that may not become a record.
+
+    `may_be_empty`: the type's profile lets all values come into being at run time.
+    """
     if not new.type.strip():
         raise RecordRefused("provider.type is required")
     if new.has_handles:
@@ -119,8 +122,7 @@ def check_new(new: NewProvider, workspace: str) -> None:
     _check_profile_workspace(new.profile_workspace, workspace)
     _check_bytes("provider name", new.name, MAX_NAME_BYTES)
     _check_bytes("provider.type", new.type, MAX_TYPE_BYTES)
-    if not new.credentials:
-        # Types whose profile allows it come with the profile catalogue.
+    if not new.credentials and not may_be_empty:
         raise RecordRefused("provider.credentials must not be empty")
     _check_credentials(new.credentials)
     for key, value in new.credentials.items():

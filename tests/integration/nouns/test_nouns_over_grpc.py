@@ -1,74 +1,17 @@
 """The same services behind real gRPC: both doors, tokens, statuses, streams."""
 
-import time
 import uuid
 
 import grpc
 import grpc.aio
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from openshell._proto import datamodel_pb2, openshell_pb2, openshell_pb2_grpc, sandbox_pb2
+from openshell._proto import datamodel_pb2, openshell_pb2, sandbox_pb2
 from openshell.codec.policy import policy_to_proto
-from openshell.gateway.auth.authentication import AuthSettings, Listener
-from openshell.gateway.auth.authorization import AuthorizationTable, gateway_services
-from openshell.gateway.auth.interceptor import AuthInterceptor
-from openshell.gateway.auth.tokens import SandboxTokens, SigningKeys
-from openshell.gateway.grpc_errors import ErrorInterceptor
-from openshell.gateway.listener import bind_tcp, bind_unix, new_server
 from openshell.policy.parse import parse_policy
 from support.policies import BOUND, FULL, OPEN
 
 SECRET = "s3cr3t-of-the-wire"
-
-
-class Doors:
-    """Stubs for a user and, by sandbox, for supervisors."""
-
-    def __init__(self, user, supervisor, tokens):
-        self.user = user
-        self.supervisor = supervisor
-        self._tokens = tokens
-
-    def token(self, sandbox):
-        token = self._tokens.issue(sandbox.metadata.id).token
-        return {"metadata": (("authorization", f"Bearer {token}"),)}
-
-
-@pytest.fixture
-async def doors(gateway, tmp_path):
-    private = Ed25519PrivateKey.generate()
-    keys = SigningKeys(private, private.public_key(), "kid")
-    tokens = SandboxTokens(keys, gateway_id="g", ttl_seconds=60, now=time.time)
-    auth = AuthSettings.derive(tokens=tokens, mtls_users=False, allow_unauthenticated_users=True)
-    table = AuthorizationTable.from_services(gateway_services())
-    servicer = openshell_pb2_grpc.OpenShellServicer()
-    for part in gateway.parts:
-        for name in dir(part):
-            if hasattr(openshell_pb2_grpc.OpenShellServicer, name) and not name.startswith("_"):
-                setattr(servicer, name, getattr(part, name))
-    servers = [
-        new_server([AuthInterceptor(table, auth, listener), ErrorInterceptor()])
-        for listener in (Listener.USERS, Listener.SUPERVISORS)
-    ]
-    for server in servers:
-        openshell_pb2_grpc.add_OpenShellServicer_to_server(servicer, server)
-    port = bind_tcp(servers[0], "127.0.0.1", 0, None)
-    path = str(tmp_path / "s.sock")
-    bind_unix(servers[1], path)
-    for server in servers:
-        await server.start()
-    async with (
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as user,
-        grpc.aio.insecure_channel(f"unix:{path}") as supervisor,
-    ):
-        yield Doors(
-            openshell_pb2_grpc.OpenShellStub(user),
-            openshell_pb2_grpc.OpenShellStub(supervisor),
-            tokens,
-        )
-    for server in servers:
-        await server.stop(None)
 
 
 def policy(text):

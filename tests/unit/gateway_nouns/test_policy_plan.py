@@ -6,7 +6,6 @@ import pytest
 
 from openshell.gateway.errors import ApiError, Code
 from openshell.gateway.services.policy_plan import (
-    check_provider_set,
     plan_create,
     plan_replacement,
     plan_supervisor_sync,
@@ -14,7 +13,6 @@ from openshell.gateway.services.policy_plan import (
 from openshell.policy.defaults import restrictive_default
 from openshell.policy.model import (
     Binary,
-    CredentialBinding,
     Endpoint,
     FilesystemPolicy,
     LandlockPolicy,
@@ -42,10 +40,6 @@ def network(*rules, **sections):
     return SandboxPolicy(network_policies={r.key: r for r in rules}, **sections)
 
 
-def bound(provider="work", **overrides):
-    return rule(credential_binding=CredentialBinding(provider), **overrides)
-
-
 def refusal(plan, *arguments, **named):
     with pytest.raises(ApiError) as refused:
         plan(*arguments, **named)
@@ -53,13 +47,13 @@ def refusal(plan, *arguments, **named):
 
 
 def test_without_a_policy_a_sandbox_gets_the_restrictive_default():
-    assert plan_create(None, []) == DEFAULT
-    assert not plan_create(None, []).network_policies
+    assert plan_create(None) == DEFAULT
+    assert not plan_create(None).network_policies
 
 
 def test_a_new_policy_is_kept_but_for_marks():
     given = network(rule(provider_credentialed=True, advisor_proposed=True))
-    assert plan_create(given, []) == network(rule())
+    assert plan_create(given) == network(rule())
 
 
 @pytest.mark.parametrize(
@@ -86,26 +80,13 @@ def test_a_new_policy_is_kept_but_for_marks():
             "network endpoint ambiguity validation failed:",
             id="ambiguous",
         ),
-        pytest.param(network(bound(" ")), Code.INVALID_ARGUMENT, "credential_binding", id="blank"),
-        pytest.param(
-            network(bound("absent")),
-            Code.FAILED_PRECONDITION,
-            "not attached to the sandbox",
-            id="unattached",
-        ),
-        pytest.param(
-            network(bound(protocol="", access="", enforcement="")),
-            Code.FAILED_PRECONDITION,
-            "L4-only",
-            id="uninspected",
-        ),
     ],
 )
 def test_a_policy_is_refused(policy, code, says):
-    assert plan_create(network(bound()), ["work"])
+    assert plan_create(network(rule()))
     for plan in (
-        lambda: plan_create(policy, ["work"]),
-        lambda: plan_replacement(DEFAULT, DEFAULT, policy, ["work"]),
+        lambda: plan_create(policy),
+        lambda: plan_replacement(DEFAULT, DEFAULT, policy),
     ):
         error = refusal(plan)
         assert error.code is code
@@ -113,7 +94,7 @@ def test_a_policy_is_refused(policy, code, says):
 
 
 def test_a_replacement_inherits_what_it_leaves_out():
-    planned = plan_replacement(DEFAULT, DEFAULT, network(rule()), [])
+    planned = plan_replacement(DEFAULT, DEFAULT, network(rule()))
     assert planned == dataclasses.replace(DEFAULT, network_policies={"web": rule()})
 
 
@@ -121,7 +102,7 @@ def test_a_replacement_keeps_paths_added_by_an_earlier_one():
     fs = DEFAULT.filesystem
     more = dataclasses.replace(fs, read_only=(*fs.read_only, "/opt"))
     base = dataclasses.replace(DEFAULT, filesystem=more)
-    assert plan_replacement(DEFAULT, base, network(rule()), []).filesystem == more
+    assert plan_replacement(DEFAULT, base, network(rule())).filesystem == more
 
 
 @pytest.mark.parametrize(
@@ -142,7 +123,7 @@ def test_a_replacement_keeps_paths_added_by_an_earlier_one():
     ],
 )
 def test_static_sections_stay(sections, says):
-    error = refusal(plan_replacement, DEFAULT, DEFAULT, network(rule(), **sections), [])
+    error = refusal(plan_replacement, DEFAULT, DEFAULT, network(rule(), **sections))
     assert error.code is Code.INVALID_ARGUMENT
     assert says in error.message
 
@@ -152,23 +133,14 @@ def test_a_supervisor_may_not_change_the_network():
     same = dataclasses.replace(
         base, network_policies={"web": rule(), "_provider_x": rule("_provider_x")}
     )
-    assert plan_supervisor_sync(DEFAULT, base, same, []) == base
+    assert plan_supervisor_sync(DEFAULT, base, same) == base
     for candidate in (
         network(rule(access="full")),
         network(),
         network(rule(), rule("b", host="x.y")),
     ):
-        assert refusal(plan_supervisor_sync, DEFAULT, base, candidate, []).code is Code.ABORTED
+        assert refusal(plan_supervisor_sync, DEFAULT, base, candidate).code is Code.ABORTED
 
 
 def test_a_supervisor_may_backfill_when_there_is_nothing():
-    assert plan_supervisor_sync(None, None, network(rule()), []) == network(rule())
-
-
-def test_a_set_of_providers_must_still_serve_the_policy():
-    policy = network(bound())
-    check_provider_set(policy, ["work", "other"], gate=True)
-    check_provider_set(None, [], gate=True)
-    assert (
-        refusal(check_provider_set, policy, ["other"], gate=False).code is Code.FAILED_PRECONDITION
-    )
+    assert plan_supervisor_sync(None, None, network(rule())) == network(rule())

@@ -6,11 +6,13 @@ revisions and logs with it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from openshell._proto import openshell_pb2
 from openshell.codec.policy import policy_from_proto, policy_to_proto
-from openshell.gateway.services.attachments import check_attachable
 from openshell.gateway.services.policy_plan import plan_create
 from openshell.gateway.services.revisions import store_revision
+from openshell.gateway.services.situations import refuse_faults, situation_of
 from openshell.gateway.store.model import Tx
 
 __all__ = ["admit_sandbox"]
@@ -24,10 +26,11 @@ def admit_sandbox(tx: Tx, sandbox: openshell_pb2.Sandbox) -> None:
     supervisor reports that it enforces it.
     """
     metadata, spec = sandbox.metadata, sandbox.spec
-    names = list(dict.fromkeys(spec.providers))
-    check_attachable(tx, metadata.workspace, names)
-    spec.providers[:] = names
+    spec.providers[:] = list(dict.fromkeys(spec.providers))
+    # The contract's order: what the providers are among themselves, then the policy, then both.
+    refuse_faults(replace(situation_of(tx, sandbox), policy=None), gate=True)
     candidate = policy_from_proto(spec.policy) if spec.HasField("policy") else None
-    policy = plan_create(candidate, names)
+    policy = plan_create(candidate)
     spec.policy.CopyFrom(policy_to_proto(policy))
     store_revision(tx, metadata.id, metadata.workspace, policy, dict(metadata.annotations))
+    refuse_faults(situation_of(tx, sandbox), gate=True)

@@ -1,49 +1,35 @@
 """Which providers a sandbox has: attach, detach, list.
 
-What must hold across objects is read, decided and written in one transaction: the provider exists,
-no two attached providers own one variable, the policy in force agrees with the new set. A second
-writer that comes too late gets the answer it would have got had it come second.
+Each change is written, then looked at and refused in one transaction (`situations.py`): the provider
+exists, no two own one variable, the policy agrees with the new set. A second writer that comes too
+late gets the answer it would have got had it come second.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from openshell._proto import openshell_pb2
 from openshell.gateway.errors import failed_precondition, invalid_argument
 from openshell.gateway.events import Bus
 from openshell.gateway.records import Kind
 from openshell.gateway.services.lookup import (
-    attached_records,
     check_expected_version,
     find_sandbox,
     refuse_deleting,
     require_field,
     save_sandbox,
 )
-from openshell.gateway.services.policy_plan import check_provider_set
 from openshell.gateway.services.provider_records import redacted
-from openshell.gateway.services.revisions import base_policy
+from openshell.gateway.services.situations import refuse_faults, situation_of
 from openshell.gateway.store.model import Row, Store, Tx
 from openshell.gateway.tasks import Tasks
 from openshell.gateway.workspaces import open_workspace
-from openshell.providers.env_keys import find_clash
+from openshell.providers.fitness import find_faults
 from openshell.providers.records import MAX_NAME_BYTES
 
-__all__ = ["MAX_PROVIDERS", "Attachments", "check_attachable"]
-
-MAX_PROVIDERS: Final = 32
-"""Providers of one sandbox; the contract's limit."""
-
-
-def check_attachable(tx: Tx, workspace: str, names: list[str]) -> None:
-    """Refuses a set of providers that no sandbox may have. For create and attach, inside their write."""
-    if len(dict.fromkeys(names)) > MAX_PROVIDERS:
-        raise invalid_argument(f"a sandbox can have at most {MAX_PROVIDERS} providers")
-    clash = find_clash(attached_records(tx, workspace, names), tx.now_ms)
-    if clash is not None:
-        raise failed_precondition(clash.message)
+__all__ = ["Attachments"]
 
 
 class Attachments:
@@ -78,10 +64,10 @@ class Attachments:
             if request.provider_name in sandbox.spec.providers:
                 return sandbox, False
             names = [*dict.fromkeys(sandbox.spec.providers), request.provider_name]
-            check_attachable(tx, workspace, names)
-            check_provider_set(base_policy(tx, sandbox), names, gate=True)
             sandbox.spec.providers[:] = names
-            return save_sandbox(tx, row, sandbox), True
+            stored = save_sandbox(tx, row, sandbox)
+            refuse_faults(situation_of(tx, stored), gate=True)
+            return stored, True
 
         sandbox, attached = await self._tasks.complete("attach provider", self._change(write))
         return openshell_pb2.AttachSandboxProviderResponse(
@@ -99,10 +85,13 @@ class Attachments:
             check_expected_version(row, request.expected_resource_version)
             if request.provider_name not in sandbox.spec.providers:
                 return sandbox, False
+            # What was wrong before must not keep anybody from taking things away.
+            known = find_faults(situation_of(tx, sandbox), gate=False)
             kept = [n for n in dict.fromkeys(sandbox.spec.providers) if n != request.provider_name]
-            check_provider_set(base_policy(tx, sandbox), kept, gate=False)
             sandbox.spec.providers[:] = kept
-            return save_sandbox(tx, row, sandbox), True
+            stored = save_sandbox(tx, row, sandbox)
+            refuse_faults(situation_of(tx, stored), gate=False, known=known)
+            return stored, True
 
         sandbox, detached = await self._tasks.complete("detach provider", self._change(write))
         return openshell_pb2.DetachSandboxProviderResponse(

@@ -18,6 +18,7 @@ from openshell.gateway.auth.principal import SandboxPrincipal, current_principal
 from openshell.gateway.errors import aborted, permission_denied
 from openshell.gateway.events import Bus
 from openshell.gateway.records import Kind
+from openshell.gateway.services.composition import check_composition, composes
 from openshell.gateway.services.config_request import (
     DeleteGlobalPolicy,
     Merge,
@@ -31,8 +32,6 @@ from openshell.gateway.services.config_request import (
     read_update,
 )
 from openshell.gateway.services.global_policy import (
-    activates_composition,
-    check_composition,
     refuse_while_global,
     retire_global,
     store_global,
@@ -60,6 +59,7 @@ from openshell.gateway.services.revisions import (
 from openshell.gateway.services.sandbox_config import FAIL_CLOSED, build_sandbox_config
 from openshell.gateway.services.settings import write_setting
 from openshell.gateway.services.settings_rows import GLOBAL, count_change, place_of, read_values
+from openshell.gateway.services.situations import refuse_faults, situation_of
 from openshell.gateway.store.model import Row, Store, StoreConflict, Tx, UniqueViolation
 from openshell.gateway.tasks import Tasks
 from openshell.gateway.workspaces import open_workspace
@@ -166,12 +166,12 @@ def _update_policy(tx: Tx, update: Replace | Merge) -> _Outcome:
     row, sandbox = _find(tx, update.target, update.caller if isinstance(update, Replace) else None)
     refuse_while_global(tx)
     check_expected_version(row, update.target.expected_version)
-    spec, attached = sandbox.spec, list(sandbox.spec.providers)
+    spec = sandbox.spec
     baseline = policy_from_proto(spec.policy) if spec.HasField("policy") else None
     base = base_policy(tx, sandbox)
     if isinstance(update, Replace):
         plan = plan_supervisor_sync if update.caller is not None else plan_replacement
-        return _store(tx, row, sandbox, plan(baseline, base, update.policy, attached), update)
+        return _store(tx, row, sandbox, plan(baseline, base, update.policy), update)
     merged = merge_policy(base or SandboxPolicy(), update.operations)
     if isinstance(merged, MergeRefused):
         raise merge_error(merged)
@@ -179,7 +179,7 @@ def _update_policy(tx: Tx, update: Replace | Merge) -> _Outcome:
         latest = latest_revision(tx, sandbox.metadata.id)
         version = (latest.version or 0) if latest is not None else 0
         return _Outcome(_answer(sandbox, Stored(version, policy_hash(merged.policy), False)))
-    policy = plan_merge(baseline, merged.policy, attached)
+    policy = plan_merge(baseline, merged.policy)
     # Operations are small; what they pile up is bounded here.
     check_policy_size(policy_to_proto(policy))
     return _store(tx, row, sandbox, policy, update)
@@ -202,6 +202,9 @@ def _store(
     # that read the older policy must fail.
     if stored.created or sandbox.SerializeToString(deterministic=True) != before:
         sandbox = save_sandbox(tx, row, sandbox)
+    # A supervisor's policy is no person's decision: its credentials' ways are closed, not refused.
+    by_user = isinstance(update, Merge) or update.caller is None
+    refuse_faults(situation_of(tx, sandbox), gate=by_user)
     return _Outcome(_answer(sandbox, stored), [metadata.id] if stored.created else [])
 
 
@@ -219,9 +222,10 @@ def _write_setting(tx: Tx, update: WriteSetting) -> _Outcome:
         row, sandbox = _find(tx, update.target, None)
         check_expected_version(row, update.target.expected_version)
         place, concerned = place_of(sandbox), [sandbox.metadata.id]
-    elif activates_composition(tx, update.key, update.value):
-        check_composition(tx)
+    composed = composes(tx)
     revision, changed = write_setting(tx, place, update.key, update.value)
+    if not composed and composes(tx):
+        check_composition(tx)
     response = openshell_pb2.UpdateConfigResponse(
         settings_revision=revision, deleted=changed and update.value is None
     )
@@ -246,6 +250,8 @@ def _set_global(tx: Tx, policy: SandboxPolicy) -> _Outcome:
 
 def _delete_global(tx: Tx) -> _Outcome:
     deleted = retire_global(tx)
+    if deleted and composes(tx):
+        check_composition(tx)
     revision = count_change(tx, GLOBAL) if deleted else read_values(tx, GLOBAL).revision
     response = openshell_pb2.UpdateConfigResponse(deleted=deleted, settings_revision=revision)
     return _Outcome(response, _every_sandbox(tx), "deleted") if deleted else _Outcome(response)

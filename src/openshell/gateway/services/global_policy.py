@@ -14,8 +14,6 @@ from typing import Final
 from openshell._proto import openshell_pb2, sandbox_pb2
 from openshell.codec.policy import policy_from_proto, policy_hash, policy_to_proto
 from openshell.gateway.errors import failed_precondition
-from openshell.gateway.records import Kind, load
-from openshell.gateway.services.policy_plan import ambiguities, effective_policy
 from openshell.gateway.services.revisions import (
     LOADED,
     Stored,
@@ -25,16 +23,12 @@ from openshell.gateway.services.revisions import (
     payload_of,
     supersede_below,
 )
-from openshell.gateway.services.settings_rows import GLOBAL, read_values
 from openshell.gateway.store.model import Row, Tx
 from openshell.policy.model import SandboxPolicy
-from openshell.policy.settings import Value
 
 __all__ = [
     "GLOBAL_SCOPE",
     "PolicyInForce",
-    "activates_composition",
-    "check_composition",
     "global_revision",
     "policy_in_force",
     "refuse_while_global",
@@ -45,12 +39,10 @@ __all__ = [
 GLOBAL_SCOPE: Final = "__global__"
 """Scope of the gateway-wide revisions. No sandbox has it as id: those are UUIDs."""
 
-_COMPOSITION_KEY: Final = "providers_v2_enabled"
-
 
 @dataclass(frozen=True, slots=True)
 class PolicyInForce:
-    """What a sandbox's supervisor is to enforce, before the gateway's own marks."""
+    """Which policy a sandbox's supervisor is to enforce, before anything is composed into it."""
 
     policy: SandboxPolicy | None
     source: sandbox_pb2.PolicySource.ValueType
@@ -109,39 +101,5 @@ def retire_global(tx: Tx) -> bool:
     present = global_revision(tx)
     if present is None:
         return False
-    if _composes_by_setting(tx):
-        check_composition(tx)
     supersede_below(tx, GLOBAL_SCOPE, (present.version or 0) + 1)
     return True
-
-
-def activates_composition(tx: Tx, key: str, value: Value | None) -> bool:
-    """Whether this write of a global setting begins to add rules of providers to policies.
-
-    While there is a gateway-wide policy nothing is added; its deletion checks then.
-    """
-    return (
-        key == _COMPOSITION_KEY
-        and value is True
-        and not _composes_by_setting(tx)
-        and global_revision(tx) is None
-    )
-
-
-def _composes_by_setting(tx: Tx) -> bool:
-    return read_values(tx, GLOBAL).values.get(_COMPOSITION_KEY) is True
-
-
-def check_composition(tx: Tx) -> None:
-    """Before composition becomes active: every sandbox with providers must have a policy then."""
-    for row in tx.all(Kind.SANDBOX):
-        sandbox = load(row, openshell_pb2.Sandbox)
-        base = base_policy(tx, sandbox) if sandbox.spec.providers else None
-        if base is None:
-            continue
-        found = ambiguities(effective_policy(base, list(sandbox.spec.providers)))
-        if found:
-            raise failed_precondition(
-                "cannot activate provider policy composition: sandbox "
-                f"'{row.workspace}/{row.name}' has an invalid effective policy: {found}"
-            )

@@ -1,22 +1,17 @@
 """Finding what a request names, inside the transaction that will act on it.
 
-Sandboxes by name or id, and the providers attached to a sandbox; each refusal in the words and
-codes of the contract. Workspaces are found by `openshell.gateway.workspaces`.
+Sandboxes by name or id; each refusal in the words and codes of the contract. Workspaces are found by
+`openshell.gateway.workspaces`, what a sandbox's providers are by `situations.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from openshell._proto import openshell_pb2
 from openshell.gateway.errors import aborted, failed_precondition, invalid_argument, not_found
 from openshell.gateway.records import Kind, load, to_row
-from openshell.gateway.services.provider_records import record_from_row
 from openshell.gateway.store.model import MatchResourceVersion, Row, Tx
-from openshell.providers.records import ProviderRecord
 
 __all__ = [
-    "attached_records",
     "check_expected_version",
     "find_sandbox",
     "find_sandbox_by_id",
@@ -66,14 +61,3 @@ def save_sandbox(tx: Tx, row: Row, sandbox: openshell_pb2.Sandbox) -> openshell_
     changed = to_row(Kind.SANDBOX, sandbox, scope=row.scope, status=row.status)
     stored = tx.put(changed, MatchResourceVersion(row.resource_version))
     return load(stored, openshell_pb2.Sandbox)
-
-
-def attached_records(tx: Tx, workspace: str, names: Sequence[str]) -> list[ProviderRecord]:
-    """The records behind provider names, in order. A missing one refuses the whole request."""
-    records = []
-    for name in dict.fromkeys(names):
-        row = tx.get(Kind.PROVIDER, workspace, name)
-        if row is None:
-            raise failed_precondition(f"provider '{name}' not found")
-        records.append(record_from_row(row))
-    return records

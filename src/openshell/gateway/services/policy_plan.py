@@ -1,13 +1,13 @@
-"""Is this policy fit for this sandbox? Decided from values alone; the answer is a policy or a refusal.
+"""Is this policy fit to be stored? Decided from values alone; the answer is a policy or a refusal.
 
-The order of checks is the contract's: reserved keys, static sections, safety, ambiguity, bindings,
-uninspected credentials. `config.py` and `sandboxes.py` call it inside the transaction that stores
-the result, attachments call it with the policy in force and the new set of providers.
+The order of checks is the contract's: reserved keys, static sections, safety, ambiguity. `config.py`
+and `admission.py` call it inside the transaction that stores the result, and ask `situations.py`
+then whether the policy goes with the sandbox's providers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -21,18 +21,10 @@ from openshell.policy.defaults import restrictive_default
 from openshell.policy.model import PROVIDER_KEY_PREFIX, SandboxPolicy
 from openshell.policy.static import check_static_change, inherit_static
 from openshell.policy.validate import Finding, check_authored, errors_of, validate_policy
-from openshell.providers.bindings import (
-    FaultKind,
-    check_bindings,
-    clear_marks,
-    stamp_credentialed,
-    uninspected_endpoints,
-)
+from openshell.providers.bindings import clear_marks
 
 __all__ = [
     "ambiguities",
-    "check_provider_set",
-    "effective_policy",
     "plan_create",
     "plan_global",
     "plan_merge",
@@ -43,14 +35,13 @@ __all__ = [
 _AMBIGUITY: Final = "ambiguous_endpoints"
 
 
-def plan_create(candidate: SandboxPolicy | None, attached: Collection[str]) -> SandboxPolicy:
+def plan_create(candidate: SandboxPolicy | None) -> SandboxPolicy:
     """The first policy of a sandbox; without one from the user, the restrictive default."""
     if candidate is None:
         return restrictive_default()
     policy = clear_marks(candidate)
     _refuse_reserved_keys(policy)
     _refuse_findings(policy)
-    check_provider_set(policy, attached, gate=True)
     return policy
 
 
@@ -58,7 +49,6 @@ def plan_replacement(
     baseline: SandboxPolicy | None,
     base: SandboxPolicy | None,
     candidate: SandboxPolicy,
-    attached: Collection[str],
 ) -> SandboxPolicy:
     """The policy that replaces `base`. `baseline` is what the sandbox was started with."""
     policy = clear_marks(candidate)
@@ -70,15 +60,10 @@ def plan_replacement(
         if changes:
             raise invalid_argument(_joined(changes))
     _refuse_findings(policy)
-    check_provider_set(policy, attached, gate=True)
     return policy
 
 
-def plan_merge(
-    baseline: SandboxPolicy | None,
-    merged: SandboxPolicy,
-    attached: Collection[str],
-) -> SandboxPolicy:
+def plan_merge(baseline: SandboxPolicy | None, merged: SandboxPolicy) -> SandboxPolicy:
     """The outcome of merge operations, checked like a replacement.
 
     Unlike there, marks stay: the operations of a person carry none, and those of entries that were
@@ -90,7 +75,6 @@ def plan_merge(
             raise invalid_argument(_joined(changes))
     _refuse_reserved_keys(merged)
     _refuse_findings(merged)
-    check_provider_set(merged, attached, gate=True)
     return merged
 
 
@@ -113,7 +97,6 @@ def plan_supervisor_sync(
     baseline: SandboxPolicy | None,
     base: SandboxPolicy | None,
     candidate: SandboxPolicy,
-    attached: Collection[str],
 ) -> SandboxPolicy:
     """A supervisor may complete the static sections; what a user decided on the network stays.
 
@@ -145,34 +128,11 @@ def plan_supervisor_sync(
         if changes:
             raise invalid_argument(_joined(changes))
     _refuse_findings(policy)
-    check_provider_set(policy, attached, gate=False)
     return policy
 
 
-def check_provider_set(
-    policy: SandboxPolicy | None, attached: Collection[str], *, gate: bool
-) -> None:
-    """Bindings name attached providers only and, with `gate`, nothing credentialed is uninspected."""
-    if policy is None:
-        return
-    fault = check_bindings(policy, attached)
-    if fault is not None:
-        if fault.kind is FaultKind.MALFORMED:
-            raise invalid_argument(fault.message)
-        raise failed_precondition(fault.message)
-    if gate:
-        gaps = uninspected_endpoints(stamp_credentialed(policy, attached))
-        if gaps:
-            raise failed_precondition("; ".join(gaps))
-
-
-def effective_policy(base: SandboxPolicy, attached: Collection[str]) -> SandboxPolicy:
-    """What a supervisor enforces: the base, with the gateway's own marks computed afresh."""
-    return stamp_credentialed(base, attached)
-
-
 def ambiguities(policy: SandboxPolicy) -> str:
-    """What is ambiguous in a composed policy, as one text; "" for nothing."""
+    """What is ambiguous in a stored policy, as one text; "" for nothing."""
     errors = errors_of(validate_policy(policy))
     return "; ".join(finding.message for finding in errors if finding.code == _AMBIGUITY)
 

@@ -1,8 +1,8 @@
 """GetSandboxProviderEnvironment: real values for one supervisor, each with the places it may go.
 
-Sandbox, providers, policy and sealed values come from one snapshot, so that the revision names
-exactly what is sent. A key is only sent together with its endpoints; what is withheld is logged by
-name. The answer exists nowhere but in this call: it is not logged, cached or stored.
+Sandbox, providers, profiles, policy and sealed values come from one snapshot, so that the revision
+names exactly what is sent. A key is only sent together with its endpoints; what is withheld is logged
+by name. The answer exists nowhere but in this call: it is not logged, cached or stored.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 from typing import Any
 
 from openshell._proto import openshell_pb2
+from openshell.codec.profile import profile_to_proto
 from openshell.gateway.auth.principal import require_sandbox
 from openshell.gateway.credentials.model import (
     CredentialCode,
@@ -20,22 +21,19 @@ from openshell.gateway.credentials.model import (
     Loaded,
 )
 from openshell.gateway.errors import ApiError, Code, failed_precondition
-from openshell.gateway.services.global_policy import policy_in_force
-from openshell.gateway.services.lookup import (
-    attached_records,
-    find_sandbox_by_id,
-    require_field,
-)
-from openshell.gateway.services.policy_plan import check_provider_set
+from openshell.gateway.services.lookup import find_sandbox_by_id, require_field
+from openshell.gateway.services.situations import situation_of
 from openshell.gateway.store.model import Store, Tx
-from openshell.policy.model import SandboxPolicy
-from openshell.providers.bindings import policy_bindings
-from openshell.providers.env_keys import find_clash
 from openshell.providers.environment import EnvironmentPlan, StaticCredential, plan_environment
+from openshell.providers.fitness import find_faults
+from openshell.providers.profile.model import ProfileCredential, ProviderProfile
+from openshell.providers.situation import Fault, FaultCode, Situation
 
-__all__ = ["ProviderEnvironment", "plan_for_sandbox"]
+__all__ = ["ProviderEnvironment", "refuse_undeliverable"]
 
 _log = logging.getLogger(__name__)
+
+_OF_LAYERS = frozenset({FaultCode.LAYER_CONFLICT, FaultCode.LAYER_UNSAFE})
 
 _CODES = {
     CredentialCode.NOT_FOUND: Code.NOT_FOUND,
@@ -44,21 +42,17 @@ _CODES = {
 }
 
 
-def plan_for_sandbox(
-    tx: Tx, sandbox: openshell_pb2.Sandbox, policy: SandboxPolicy | None
-) -> EnvironmentPlan:
-    """What the sandbox's supervisor gets now, bound as the policy in force says.
-
-    Every invariant is checked again before delivery.
-    """
-    names = list(sandbox.spec.providers)
-    records = attached_records(tx, sandbox.metadata.workspace, names)
-    clash = find_clash(records, tx.now_ms)
-    if clash is not None:
-        raise failed_precondition(clash.message)
-    check_provider_set(policy, names, gate=False)
-    bindings = policy_bindings(policy) if policy is not None else ()
-    return plan_environment(records, bindings, tx.now_ms)
+def refuse_undeliverable(situation: Situation) -> list[Fault]:
+    """Raises for what may not reach a supervisor; the faults that only the proxy has to act on."""
+    faults = find_faults(situation, gate=True)
+    stamped = [fault for fault in faults if fault.code is FaultCode.UNINSPECTED]
+    refused = [fault for fault in faults if fault.code is not FaultCode.UNINSPECTED]
+    if refused:
+        text = "; ".join(fault.message for fault in refused)
+        if any(fault.code in _OF_LAYERS for fault in refused):
+            text = f"provider composition produced an invalid effective policy: {text}"
+        raise failed_precondition(text, fault=refused[0].code.value)
+    return stamped
 
 
 class ProviderEnvironment:
@@ -76,7 +70,9 @@ class ProviderEnvironment:
 
         def read(tx: Tx) -> tuple[EnvironmentPlan, Loaded]:
             _row, sandbox = find_sandbox_by_id(tx, request.sandbox_id)
-            plan = plan_for_sandbox(tx, sandbox, policy_in_force(tx, sandbox).policy)
+            situation = situation_of(tx, sandbox)
+            refuse_undeliverable(situation)
+            plan = plan_environment(situation)
             refs = [_ref(credential) for credential in plan.credentials]
             return plan, self._credentials.load(tx, refs)
 
@@ -90,7 +86,12 @@ class ProviderEnvironment:
                 withheld.reason,
             )
         response = openshell_pb2.GetSandboxProviderEnvironmentResponse(
-            provider_env_revision=plan.revision
+            provider_env_revision=plan.revision,
+            environment=plan.config,
+            non_secret_environment_keys=plan.non_secret_keys,
+            dynamic_credentials={
+                key: _grant(credential) for key, credential in plan.dynamic_credentials.items()
+            },
         )
         # A supervisor that does not know bindings would put a value anywhere: it gets none.
         if request.supports_static_credential_bindings:
@@ -101,6 +102,11 @@ class ProviderEnvironment:
             for credential in plan.credentials:
                 _add(response, credential, values[_ref(credential)])
         return response
+
+
+def _grant(credential: ProfileCredential) -> openshell_pb2.ProviderProfileCredential:
+    # The codec speaks of whole profiles.
+    return profile_to_proto(ProviderProfile(credentials=(credential,))).credentials[0]
 
 
 def _ref(credential: StaticCredential) -> CredentialRef:
@@ -118,5 +124,6 @@ def _add(
         response.credential_expires_at_ms[credential.key] = credential.expires_at_ms
     binding = response.static_credential_bindings[credential.key]
     binding.credential_identity = credential.identity
+    binding.workload_credential_handle = credential.handle
     for endpoint in credential.endpoints:
         binding.endpoints.add(host=endpoint.host, port=endpoint.port, path=endpoint.path)

@@ -1,9 +1,9 @@
 """Provider RPCs: create, get, list, update, delete.
 
-Each write is one transaction that reads what decides it: the record, the sandboxes that use it and
-the key ownership among their providers. Secrets go through the credential store in step with it.
-After a commit the sandboxes concerned are told. Profiles and refresh are not built: their RPCs stay
-unimplemented by name.
+Each write is one transaction that reads what decides it: the record, its profile, the credentials
+that are refreshed, the sandboxes that use it and what they become by the write. Secrets go through
+the credential store in step with it. After a commit the sandboxes concerned are told. Profiles are
+`profiles.py`, refresh is `refresh.py`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,21 @@ from openshell.gateway.errors import (
 )
 from openshell.gateway.events import Bus
 from openshell.gateway.limits import check_annotations, check_labels
-from openshell.gateway.records import Kind, load, load_all, to_row
-from openshell.gateway.services.lookup import (
-    attached_records,
-    check_expected_version,
-    require_field,
-)
+from openshell.gateway.records import Kind, load, to_row
+from openshell.gateway.refresh.states import drop_states, read_states
+from openshell.gateway.services.catalogues import read_catalogue
+from openshell.gateway.services.lookup import check_expected_version, require_field
 from openshell.gateway.services.provider_records import (
     change_from_request,
     credential_refs,
     new_from_message,
     record_from_row,
     redacted,
+)
+from openshell.gateway.services.situations import (
+    Situations,
+    refuse_faults,
+    sandboxes_using,
 )
 from openshell.gateway.store.model import (
     MatchResourceVersion,
@@ -48,7 +51,8 @@ from openshell.gateway.store.model import (
 )
 from openshell.gateway.tasks import Tasks
 from openshell.gateway.workspaces import open_workspace
-from openshell.providers.env_keys import find_clash
+from openshell.providers.fitness import find_faults
+from openshell.providers.profile.model import MINTABLE
 from openshell.providers.records import (
     ProviderChange,
     ProviderRecord,
@@ -57,6 +61,7 @@ from openshell.providers.records import (
     check_new,
     plan_update,
 )
+from openshell.providers.types import canonical_type
 
 __all__ = ["Providers"]
 
@@ -93,13 +98,17 @@ class Providers:
         if not request.HasField("provider"):
             raise invalid_argument("provider is required")
         new = new_from_message(request.provider)
-        workspace = await self._store.read(
-            lambda tx: open_workspace(tx, request.workspace, must_be_active=True)
-        )
-        try:
-            check_new(new, workspace)
-        except RecordRefused as refused:
-            raise invalid_argument(str(refused)) from None
+
+        def check(tx: Tx) -> str:
+            workspace = open_workspace(tx, request.workspace, must_be_active=True)
+            try:
+                check_new(new, workspace, may_be_empty=_may_be_empty(tx, workspace, new.type))
+            except RecordRefused as refused:
+                raise invalid_argument(str(refused)) from None
+            return workspace
+
+        # Before anything is sealed, and again inside the write.
+        workspace = await self._store.read(check)
         check_labels("provider labels", request.provider.metadata.labels)
         check_annotations("provider annotations", request.provider.metadata.annotations)
         message = datamodel_pb2.Provider(
@@ -118,7 +127,7 @@ class Providers:
         _set_handles(message, self._credentials.driver, prepared)
 
         def write(tx: Tx) -> Row:
-            open_workspace(tx, workspace, must_be_active=True)
+            check(tx)
             metadata.created_at_ms = tx.now_ms
             self._credentials.commit(tx, prepared)
             return tx.put(to_row(Kind.PROVIDER, message), MustCreate())
@@ -204,6 +213,10 @@ class Providers:
         """Merges into the present row; what was written, which handles it dropped, who uses it."""
         record = record_from_row(row)
         plan = _plan(record, change)
+        _refuse_refreshed_keys(tx, record, change)
+        users = sandboxes_using(tx, row.workspace, record.name)
+        before = Situations(tx)
+        known = [find_faults(before.of(sandbox), gate=False) for sandbox in users]
         message = load(row, datamodel_pb2.Provider)
         dropped = credential_refs(record, dict.fromkeys((*plan.store_keys, *plan.remove_keys)))
         for key in plan.remove_keys:
@@ -216,13 +229,9 @@ class Providers:
         self._credentials.commit(tx, prepared)
         stored = tx.put(to_row(Kind.PROVIDER, message), MatchResourceVersion(row.resource_version))
         self._credentials.retire(tx, dropped)
-        users = _sandboxes_using(tx, row)
-        for sandbox in users:
-            # Reads the row just written: the check sees the candidate among its neighbours.
-            records = attached_records(tx, row.workspace, list(sandbox.spec.providers))
-            clash = find_clash(records, tx.now_ms)
-            if clash is not None:
-                raise failed_precondition(f"sandbox '{sandbox.metadata.name}': {clash.message}")
+        after = Situations(tx)
+        for sandbox, faults in zip(users, known, strict=True):
+            refuse_faults(after.of(sandbox), gate=False, known=faults, named=True)
         return stored, dropped, [sandbox.metadata.id for sandbox in users]
 
     async def DeleteProvider(  # noqa: N802  named as the RPC
@@ -234,7 +243,7 @@ class Providers:
             row = tx.get(Kind.PROVIDER, open_workspace(tx, request.workspace), request.name)
             if row is None:
                 return None
-            users = _sandboxes_using(tx, row)
+            users = sandboxes_using(tx, row.workspace, request.name)
             if users:
                 names = ", ".join(sorted(sandbox.metadata.name for sandbox in users))
                 raise failed_precondition(
@@ -243,6 +252,7 @@ class Providers:
             record = record_from_row(row)
             dropped = credential_refs(record, record.handles)
             self._credentials.retire(tx, dropped)
+            dropped += drop_states(tx, self._credentials, row.id)
             tx.delete(Kind.PROVIDER, row.id, row.resource_version)
             return dropped
 
@@ -274,6 +284,22 @@ def _set_handles(message: datamodel_pb2.Provider, driver: str, prepared: Prepare
         )
 
 
-def _sandboxes_using(tx: Tx, provider: Row) -> list[openshell_pb2.Sandbox]:
-    sandboxes = load_all(tx.all(Kind.SANDBOX, workspace=provider.workspace), openshell_pb2.Sandbox)
-    return [sandbox for sandbox in sandboxes if provider.name in sandbox.spec.providers]
+def _may_be_empty(tx: Tx, workspace: str, provider_type: str) -> bool:
+    """Whether the type's values can all come into being at run time."""
+    entry = read_catalogue(tx, workspace).effective(canonical_type(provider_type))
+    return entry is not None and entry.profile.allows_empty_credentials
+
+
+def _refuse_refreshed_keys(tx: Tx, record: ProviderRecord, change: ProviderChange) -> None:
+    owned = {
+        key
+        for state in read_states(tx, record.id)
+        if state.strategy in MINTABLE
+        for key in state.keys
+    }
+    touched = sorted(owned.intersection(change.credentials))
+    if touched:
+        raise failed_precondition(
+            f"provider '{record.name}': the gateway refreshes {', '.join(touched)}; use provider "
+            "refresh rotate, configure or delete instead of writing them"
+        )

@@ -1,29 +1,33 @@
 """The configuration of one sandbox as one answer: effective policy, revisions, settings.
 
 Built inside a transaction, so that policy, providers and the two revision numbers belong together.
-The policy, the gateway-wide one where there is one, was validated when it was stored and nothing is
-composed into it yet; bindings and key ownership are checked again.
-`config_revision` moves with anything in the answer, the provider environment included: a supervisor
-that holds the same number holds the same configuration.
+Everything that writers refuse is looked for again: what has come to contradict itself is not
+delivered. A way for credentials that nothing inspects is no such thing: it is stamped, the proxy
+denies there, and it is logged. `config_revision` moves with anything in the answer, the provider
+environment included: a supervisor that holds the same number holds the same configuration.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from openshell._proto import openshell_pb2, sandbox_pb2
 from openshell.codec.policy import policy_hash, policy_to_proto
 from openshell.gateway.services.global_policy import policy_in_force
-from openshell.gateway.services.policy_plan import effective_policy
-from openshell.gateway.services.provider_environment import plan_for_sandbox
+from openshell.gateway.services.provider_environment import refuse_undeliverable
 from openshell.gateway.services.settings import effective_settings
+from openshell.gateway.services.situations import situation_of
 from openshell.gateway.store.model import Tx
-from openshell.providers.environment import fingerprint
+from openshell.providers.environment import fingerprint, plan_environment
+from openshell.providers.fitness import effective_policy
 
 __all__ = ["FAIL_CLOSED", "build_sandbox_config"]
 
 FAIL_CLOSED: Final = "fail_closed"
 """What a supervisor does with a policy that it cannot load, unless the operator says otherwise."""
+
+_log = logging.getLogger(__name__)
 
 
 def build_sandbox_config(
@@ -31,6 +35,9 @@ def build_sandbox_config(
 ) -> sandbox_pb2.GetSandboxConfigResponse:
     """Raises FAILED_PRECONDITION when what is stored cannot be enforced."""
     found = policy_in_force(tx, sandbox)
+    situation = situation_of(tx, sandbox)
+    for uninspected in refuse_undeliverable(situation):
+        _log.warning("sandbox %s: %s", sandbox.metadata.id, uninspected.message)
     response = sandbox_pb2.GetSandboxConfigResponse(
         workspace=sandbox.metadata.workspace,
         version=found.version,
@@ -38,10 +45,10 @@ def build_sandbox_config(
         global_policy_version=found.global_version,
         settings=effective_settings(tx, sandbox),
         policy_validation_failure_mode=failure_mode,
-        provider_env_revision=plan_for_sandbox(tx, sandbox, found.policy).revision,
+        provider_env_revision=plan_environment(situation).revision,
     )
-    if found.policy is not None:
-        effective = effective_policy(found.policy, list(sandbox.spec.providers))
+    effective = effective_policy(situation)
+    if effective is not None:
         response.policy.CopyFrom(policy_to_proto(effective))
         response.policy_hash = policy_hash(effective)
     response.config_revision = fingerprint(
