@@ -1,13 +1,13 @@
 """Which provider owns an environment variable of a sandbox.
 
 One key has one owner among the providers attached to a sandbox: otherwise a placeholder could stand
-for either of two accounts. Called by the gateway inside the transaction that attaches, creates or
-updates, and again before delivery.
+for either of two accounts. What a refresh will write counts before it is written. Called by
+`fitness` for every writer and before delivery.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,7 @@ from openshell.providers.plugin_env import plugin_environment
 from openshell.providers.records import ProviderRecord
 from openshell.providers.situation import Attached
 
-__all__ = ["KeyClash", "active_keys", "distinct", "find_clash", "find_key_clashes"]
+__all__ = ["KeyClash", "active_keys", "find_key_clashes"]
 
 # The gateway's own service account key of this type signs token requests and never goes inside.
 _NEVER_INJECTED: Final = frozenset({("google-vertex-ai", "GOOGLE_SERVICE_ACCOUNT_KEY")})
@@ -24,12 +24,11 @@ _NEVER_INJECTED: Final = frozenset({("google-vertex-ai", "GOOGLE_SERVICE_ACCOUNT
 
 @dataclass(frozen=True, slots=True)
 class KeyClash:
-    """Two attached providers claim one variable."""
+    """Two attached providers claim one variable, or two refreshed credentials of one do."""
 
     key: str
     first: str
     second: str
-
     is_setting: bool = False
     """The second one derives it from its configuration."""
 
@@ -52,14 +51,6 @@ class KeyClash:
         )
 
 
-def _is_injectable(record: ProviderRecord, key: str) -> bool:
-    return (
-        is_env_key(key)
-        and not is_reserved_env_key(key)
-        and (record.canonical_type, key) not in _NEVER_INJECTED
-    )
-
-
 def active_keys(record: ProviderRecord, now_ms: int) -> tuple[str, ...]:
     """Credential keys that a sandbox may get now, sorted: injectable and not expired."""
     return tuple(
@@ -69,40 +60,16 @@ def active_keys(record: ProviderRecord, now_ms: int) -> tuple[str, ...]:
     )
 
 
-def find_clash(records: Sequence[ProviderRecord], now_ms: int) -> KeyClash | None:
-    """The first clash in attachment order. A provider named twice does not clash with itself."""
-    owners: dict[str, ProviderRecord] = {}
-    for record in distinct(records):
-        for key in active_keys(record, now_ms):
-            owner = owners.setdefault(key, record)
-            if owner is not record:
-                return KeyClash(key, owner.name, record.name)
-    return None
-
-
-def distinct(records: Iterable[ProviderRecord]) -> list[ProviderRecord]:
-    """Each provider once, in the order of its first mention."""
-    return list({record.id: record for record in records}.values())
-
-
-def claimed_keys(item: Attached, now_ms: int) -> tuple[str, ...]:
-    """Variables that only this provider may have: credentials, and all that a refresh writes."""
-    refreshed = {key for state in item.refresh for key in state.keys}
-    return tuple(sorted({*active_keys(item.record, now_ms), *refreshed}))
-
-
 def find_key_clashes(attached: Sequence[Attached], now_ms: int) -> tuple[KeyClash, ...]:
     """All of them, in attachment order. Two that derive one setting do not clash: the first wins."""
     clashes: list[KeyClash] = []
     owners: dict[str, str] = {}
     for item in attached:
         name = item.record.name
-        written: set[str] = set()
-        for key in (key for state in item.refresh for key in state.keys):
-            if key in written:
-                clashes.append(KeyClash(key, name, name))
-            written.add(key)
-        for key in claimed_keys(item, now_ms):
+        written = [key for state in item.refresh for key in state.keys]
+        twice = sorted({key for key in written if written.count(key) > 1})
+        clashes += [KeyClash(key, name, name) for key in twice]
+        for key in sorted({*active_keys(item.record, now_ms), *written}):
             owner = owners.setdefault(key, name)
             if owner != name:
                 clashes.append(KeyClash(key, owner, name))
@@ -112,3 +79,11 @@ def find_key_clashes(attached: Sequence[Attached], now_ms: int) -> tuple[KeyClas
             if owner != item.record.name:
                 clashes.append(KeyClash(key, owner, item.record.name, is_setting=True))
     return tuple(clashes)
+
+
+def _is_injectable(record: ProviderRecord, key: str) -> bool:
+    return (
+        is_env_key(key)
+        and not is_reserved_env_key(key)
+        and (record.canonical_type, key) not in _NEVER_INJECTED
+    )

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import overload
 
 from openshell.policy.hosts import normalize_host
 from openshell.providers.bindings import PolicyBinding, policy_bindings
 from openshell.providers.digest import digest_of
-from openshell.providers.env_keys import active_keys, distinct
+from openshell.providers.env_keys import active_keys
 from openshell.providers.plugin_env import plugin_environment
 from openshell.providers.profile.model import MINTABLE, ProfileCredential
 from openshell.providers.records import ProviderRecord
@@ -80,24 +79,7 @@ class EnvironmentPlan:
         return tuple(sorted(self.config))
 
 
-@overload
-def plan_environment(situation: Situation) -> EnvironmentPlan: ...
-@overload
-def plan_environment(
-    situation: Sequence[ProviderRecord], bindings: Sequence[PolicyBinding], now_ms: int
-) -> EnvironmentPlan: ...
-def plan_environment(
-    situation: Situation | Sequence[ProviderRecord],
-    bindings: Sequence[PolicyBinding] = (),
-    now_ms: int = 0,
-) -> EnvironmentPlan:
-    """The plan for one sandbox. Records and bindings instead of a situation: without profiles."""
-    if isinstance(situation, Situation):
-        return _plan(situation)
-    return _plan_records(situation, bindings, now_ms)
-
-
-def _plan(situation: Situation) -> EnvironmentPlan:
+def plan_environment(situation: Situation) -> EnvironmentPlan:
     bindings = _bindings_in_force(situation)
     credentials: list[StaticCredential] = []
     withheld: list[Withheld] = []
@@ -201,47 +183,6 @@ def _revision(situation: Situation, bindings: Sequence[PolicyBinding]) -> int:
         parts += ["keys", *sorted(record.handles)]
         # Time passes without a write: a key that expires moves the revision too.
         parts += ["active", *active_keys(record, situation.now_ms)]
-        for key, expires in sorted(record.expires_at_ms.items()):
-            parts += ["expiry", key, str(expires)]
-    for binding in sorted(bindings):
-        parts += ["binding", binding.provider, binding.host, str(binding.port), binding.path]
-    return fingerprint(parts)
-
-
-def _plan_records(
-    records: Sequence[ProviderRecord], bindings: Sequence[PolicyBinding], now_ms: int
-) -> EnvironmentPlan:
-    credentials: list[StaticCredential] = []
-    withheld: list[Withheld] = []
-    attached = distinct(records)
-    for record in attached:
-        endpoints = tuple(
-            Destination(b.host, b.port, b.path) for b in bindings if b.provider == record.name
-        )
-        active = active_keys(record, now_ms)
-        for key in sorted(record.handles):
-            if key not in active:
-                reason = "expired" if record.is_expired(key, now_ms) else "not injectable"
-                withheld.append(Withheld(record.name, key, reason))
-            elif not endpoints:
-                withheld.append(
-                    Withheld(record.name, key, "no endpoint of the policy binds this provider")
-                )
-            else:
-                credentials.append(StaticCredential(key, record, endpoints))
-    return EnvironmentPlan(
-        tuple(credentials), tuple(withheld), _revision_of_records(attached, bindings, now_ms)
-    )
-
-
-def _revision_of_records(
-    records: Sequence[ProviderRecord], bindings: Sequence[PolicyBinding], now_ms: int
-) -> int:
-    parts: list[str] = []
-    for record in records:
-        active = active_keys(record, now_ms)
-        parts += ["provider", record.name, record.id, str(record.resource_version), record.type]
-        parts += ["profile", "missing", "keys", *sorted(record.handles), "active", *active]
         for key, expires in sorted(record.expires_at_ms.items()):
             parts += ["expiry", key, str(expires)]
     for binding in sorted(bindings):
