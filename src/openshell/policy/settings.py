@@ -88,7 +88,6 @@ _ALL: Final = (
         "providers_v2_enabled",
         default=False,
         effect="profiles of attached providers add rules to the policy; read from the gateway only",
-        pending="no provider has a profile yet",
     ),
 )
 
