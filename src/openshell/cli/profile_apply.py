@@ -52,7 +52,7 @@ def apply(
     from openshell.cli.profile_files import read_batch
     from openshell.sdk.profiles import ProfileClient
 
-    batch = read_batch(file, directory)
+    batch = read_batch(file, directory).with_targets()
     if not batch.is_sound:
         _unsound(batch, output)
         raise CliError("provider profile apply failed: nothing was sent")

@@ -25,6 +25,7 @@ from openshell.providers.profile.document import (
     local_findings,
     read_profile,
 )
+from openshell.providers.profile.ids import is_canonical_id
 from openshell.providers.profile.model import ProviderProfile
 
 __all__ = ["Batch", "ProfileFile", "read_batch", "read_file"]
@@ -67,6 +68,20 @@ class Batch:
     @property
     def is_sound(self) -> bool:
         return not any(item.severity == ERROR for item in self.diagnostics)
+
+    def with_targets(self) -> Batch:
+        """With findings for ids that cannot name a profile to change."""
+        wrong = [
+            _wrong(
+                file.path,
+                file.profile.id,
+                "id",
+                "an id is lowercase kebab-case: letters and digits, single '-' between",
+            )
+            for file in self.files
+            if not is_canonical_id(file.profile.id)
+        ]
+        return Batch(self.files, (*self.diagnostics, *wrong))
 
 
 def read_batch(file: str | None, directory: str | None) -> Batch:

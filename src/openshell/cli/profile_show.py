@@ -12,6 +12,7 @@ from openshell.cli.failures import CliError
 from openshell.cli.groups import command
 from openshell.cli.output import (
     bold,
+    note,
     output_option,
     print_structured,
     print_table,
@@ -22,8 +23,10 @@ from openshell.cli.profile_scope import ProfileScope, global_option
 
 if TYPE_CHECKING:
     from openshell._proto import openshell_ext_profiles_pb2 as ext
+    from openshell._proto import openshell_pb2
     from openshell.policy.model import JsonValue
     from openshell.providers.profile.model import ProviderProfile
+    from openshell.sdk.profiles import ProfileClient
 
 __all__ = ["export", "history", "list_profiles"]
 
@@ -115,7 +118,7 @@ def export(id_: str, revision: int | None, is_global: bool, output: str) -> None
         scope = ProfileScope.of(opened, is_global=is_global)
         client = ProfileClient(opened.client)
         if revision is None:
-            message = client.get(id_, workspace=scope.workspace)
+            message = _present(client, id_, scope)
         else:
             stored = client.revision(id_, revision, workspace=scope.workspace)
             if not stored.HasField("profile"):
@@ -125,6 +128,24 @@ def export(id_: str, revision: int | None, is_global: bool, output: str) -> None
                 )
             message = stored.profile
     print(dump_profile(profile_from_proto(message), "json" if output == "json" else "yaml"), end="")
+
+
+def _present(client: ProfileClient, id_: str, scope: ProfileScope) -> openshell_pb2.ProviderProfile:
+    """The profile in use, else what is stored: one put out of use must be repaired, too."""
+    import grpc
+
+    from openshell.cli.profile_stale import newest_content
+
+    try:
+        return client.get(id_, workspace=scope.workspace)
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+            raise
+        stored = newest_content(client, id_, scope)
+        if stored is None:
+            raise
+        note(f"Warning: {printable(error.details() or '')}")
+        return stored
 
 
 @command("history")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from openshell.cli.profile_scope import ProfileScope
     from openshell.sdk.profiles import ProfileClient
 
-__all__ = ["Stale", "find_stale", "present_profile"]
+__all__ = ["Stale", "find_stale", "newest_content", "present_profile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +124,20 @@ def present_profile(
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return None
+        if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+            return newest_content(client, id_, scope)
         raise
     # A workspace is answered with the platform's profile where it has none of its own.
     belongs = found.scope == ("workspace" if scope.workspace else "platform")
     return found if belongs else None
+
+
+def newest_content(
+    client: ProfileClient, id_: str, scope: ProfileScope
+) -> openshell_pb2.ProviderProfile | None:
+    """What was stored last: the way to a profile that newer rules put out of use."""
+    newest = client.revision(id_, workspace=scope.workspace)
+    return newest.profile if newest.HasField("profile") else None
 
 
 def find_stale(
