@@ -61,7 +61,7 @@ class MintInputs:
     strategy: Strategy
     material: Mapping[str, str] = field(repr=False)
     """Plain and secret material together."""
-    token_url: str = ""
+    token_url: str = field(default="", repr=False)
     scopes: Sequence[str] = ()
     max_lifetime_seconds: int = 0
 

@@ -33,6 +33,7 @@ __all__ = [
     "set_handles",
     "state_name",
     "status_message",
+    "strategy_of",
 ]
 
 State = openshell_pb2.StoredProviderCredentialRefreshState
@@ -62,11 +63,19 @@ def read_state(row: Row) -> RefreshState:
         id=row.id,
         provider_id=message.provider_id,
         key=message.credential_key,
-        strategy=Strategy(message.strategy),
+        strategy=strategy_of(message.strategy) or Strategy.UNSPECIFIED,
         epoch=message.authorization_epoch,
         outputs=dict(message.additional_output_keys),
         resource_version=row.resource_version,
     )
+
+
+def strategy_of(number: int) -> Strategy | None:
+    """None for a number that this version does not know."""
+    try:
+        return Strategy(number)
+    except ValueError:
+        return None
 
 
 def read_states(tx: Tx, provider_id: str) -> tuple[RefreshState, ...]:
