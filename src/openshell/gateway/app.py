@@ -47,6 +47,9 @@ from openshell.gateway.keys import Identity, load_identity
 from openshell.gateway.lifecycle import Lifecycle
 from openshell.gateway.listener import ListenError, bind_tcp, bind_unix, new_server
 from openshell.gateway.peer import uid_of_peer
+from openshell.gateway.refresh.minting import Minter
+from openshell.gateway.refresh.renewal import Renewals
+from openshell.gateway.refresh.worker import RefreshWorker
 from openshell.gateway.relay import Relays
 from openshell.gateway.services.admission import admit_sandbox
 from openshell.gateway.services.attach import AttachService
@@ -62,6 +65,7 @@ from openshell.gateway.services.profile_writer import ProfileWriter
 from openshell.gateway.services.profiles import Profiles
 from openshell.gateway.services.provider_environment import ProviderEnvironment
 from openshell.gateway.services.providers import Providers
+from openshell.gateway.services.refresh import Refresh
 from openshell.gateway.services.sandbox_config import build_sandbox_config
 from openshell.gateway.services.sandboxes import SandboxService
 from openshell.gateway.services.session import SessionService
@@ -120,6 +124,7 @@ class Gateway:
         self._driver: ComputeDriver | None = None
         self._lifecycle: Lifecycle | None = None
         self._session_service: SessionService | None = None
+        self._refresh_worker: RefreshWorker | None = None
         self._servers: list[grpc.aio.Server] = []
         self._roles = RolePolicy()
 
@@ -156,6 +161,8 @@ class Gateway:
             await server.start()
         compute.start()
         self.tasks.spawn("heartbeats", self.sessions.heartbeats())
+        if self._refresh_worker is not None:
+            self.tasks.spawn("refresh", self._refresh_worker.run())
         if self._lifecycle is not None:
             self.tasks.spawn("recovery", self._lifecycle.recover())
         _log.info("serving on %s and %s", self.endpoint, socket)
@@ -323,12 +330,22 @@ class Gateway:
     def _noun_services(
         self, store: Store, compute: Compute, credentials: CredentialStore
     ) -> list[object]:
+        renewals = Renewals(store, credentials, self.bus, Minter())
+        self._refresh_worker = RefreshWorker(store, renewals)
         return [
             Providers(store, credentials, self.bus, new_id=self._world.new_id),
             Attachments(store, self.bus, show=compute.show),
             Config(store, self.bus, failure_mode=self._settings.failure_mode),
             Policies(store, self.bus),
             ProviderEnvironment(store, credentials),
+            Refresh(
+                store,
+                credentials,
+                self.bus,
+                renewals,
+                new_id=self._world.new_id,
+                tasks=self.tasks,
+            ),
             Logs(store, self.bus),
             SettingsService(store),
         ]
