@@ -63,7 +63,7 @@ def test_table_agrees_with_the_contract(table: AuthorizationTable) -> None:
             if (value := getattr(rule, name))
         ]
         assert ";".join(parts) == row[3], row
-    assert len(table) == len(rows) + 1, "the contract's methods and Sandboxes/Attach"
+    assert len(table) == len(rows) + 5, "Sandboxes/Attach and the four of ProviderProfiles"
 
 
 def service(auth: str | None, **option: str) -> ServiceDescriptor:

@@ -22,7 +22,13 @@ from google.protobuf.descriptor import (
 )
 from google.protobuf.message import Message
 
-from openshell._proto import inference_pb2, openshell_ext_pb2, openshell_pb2, options_pb2
+from openshell._proto import (
+    inference_pb2,
+    openshell_ext_pb2,
+    openshell_ext_profiles_pb2,
+    openshell_pb2,
+    options_pb2,
+)
 from openshell.gateway.auth.principal import (
     ADMIN_ROLE,
     USER_ROLE,
@@ -134,6 +140,7 @@ def gateway_services() -> tuple[ServiceDescriptor, ...]:
         openshell_pb2.DESCRIPTOR.services_by_name["OpenShell"],
         inference_pb2.DESCRIPTOR.services_by_name["Inference"],
         openshell_ext_pb2.DESCRIPTOR.services_by_name["Sandboxes"],
+        openshell_ext_profiles_pb2.DESCRIPTOR.services_by_name["ProviderProfiles"],
     )
 
 
