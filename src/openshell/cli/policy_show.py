@@ -54,7 +54,8 @@ _global_option = click.option(
 def get(name: str | None, rev: int, full: bool, base: bool, is_global: bool, output: str) -> None:
     """Show the policy in force, or revision N.
 
-    What --full and --base print can be given to 'policy set' as it is.
+    What --base prints can be given to 'policy set' as it is. --full also shows the rules that attached
+    providers add; those are theirs and not to be set.
     """
     if full and base:
         raise click.UsageError("use one of --full and --base")

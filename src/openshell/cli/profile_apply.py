@@ -6,7 +6,7 @@ Exit codes: 0 done (or could be done), 1 refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -73,7 +73,7 @@ def apply(
                 raise
             raise _behind(stale, output) from error
     created = {f.profile.id for f in batch.files if not f.profile.resource_version}
-    _show(answer, created, output, dry_run=dry_run)
+    _show(answer, created, _done(answer, created, dry_run=dry_run), output, dry_run=dry_run)
     if not answer.valid:
         raise CliError("provider profile apply failed: nothing was written")
 
@@ -115,14 +115,13 @@ def _unsound(batch: Batch, output: str) -> None:
 def _show(
     answer: ext.ApplyProfilesResponse,
     created: set[str],
+    lines: Iterable[str],
     output: str,
     *,
     dry_run: bool,
-    changes: Sequence[Change] = (),
 ) -> None:
-    """Prints an answer; `changes` are the fields of the one profile it is about."""
+    """Prints an answer; `lines` say to people what was changed."""
     from openshell.cli.profile_report import (
-        change_lines,
         diagnostic_document,
         impact_document,
         impact_lines,
@@ -141,17 +140,20 @@ def _show(
         print_structured(document, output)
         return
     print_diagnostics(answer.diagnostics)
-    for line in change_lines(changes):
-        print(line)
-    for item in answer.profiles:
-        verb = "create" if item.id in created else "update"
-        print(f"Would {verb} {item.id}" if dry_run else f"{verb.capitalize()}d {item.id}")
-    for line in impact_lines(answer.impacts):
+    for line in (*lines, *impact_lines(answer.impacts)):
         print(line)
     if answer.valid and not answer.impacts:
         print("No sandbox gains or loses anything.")
     if dry_run and answer.valid:
         note("Nothing was written.")
+
+
+def _done(answer: ext.ApplyProfilesResponse, created: set[str], *, dry_run: bool) -> list[str]:
+    verbs = {item.id: "create" if item.id in created else "update" for item in answer.profiles}
+    return [
+        f"Would {verb} {id_}" if dry_run else f"{verb.capitalize()}d {id_}"
+        for id_, verb in verbs.items()
+    ]
 
 
 def _profile_documents(
@@ -179,6 +181,7 @@ def diff(id_: str, file: str, is_global: bool, output: str) -> None:
     """
     from openshell.cli.profile_conflict import changes
     from openshell.cli.profile_files import Batch, read_file
+    from openshell.cli.profile_report import change_lines
     from openshell.cli.profile_stale import present_profile
     from openshell.codec.profile import profile_from_proto
     from openshell.providers.profile.dump import profile_to_json
@@ -204,9 +207,8 @@ def diff(id_: str, file: str, is_global: bool, output: str) -> None:
                 f"Note: {file} started from version {found.profile.resource_version}; "
                 f"the profile is at {version}, and 'update' will refuse the file"
             )
-        if not fields:
-            print("No field differs.")
-        _show(answer, set() if version else {id_}, output, dry_run=True, changes=fields)
+        lines = list(change_lines(fields)) or ["No field differs."]
+        _show(answer, set(), lines, output, dry_run=True)
     else:
         _print_diff(answer, fields, version, output)
     if not answer.valid:
@@ -265,6 +267,9 @@ def rollback(id_: str, to: int, dry_run: bool, is_global: bool, output: str) -> 
                 f"profile '{id_}' changed at the same time; see what it is now and try again\n"
                 f"  {scope.command('history', id_)}"
             ) from error
-    _show(answer, set() if present is not None else {id_}, output, dry_run=dry_run)
+    created = set() if present is not None else {item.id for item in answer.profiles}
+    verb = "Would roll" if dry_run else "Rolled"
+    lines = [f"{verb} {item.id} back to revision {to}" for item in answer.profiles]
+    _show(answer, created, lines, output, dry_run=dry_run)
     if not answer.valid:
         raise CliError("provider profile rollback failed: nothing was written")

@@ -35,7 +35,7 @@ Diagnostic = openshell_pb2.ProviderProfileDiagnostic
 
 ERROR: Final = "error"
 
-_SHOWN: Final = 100
+_SHOWN: Final = 200
 """Characters of a value in a line; `-o json` has it whole."""
 
 

@@ -76,11 +76,15 @@ def with_endpoint(index, **fields):
             edited(endpoints=BASE["endpoints"][:1]),
             [
                 (
-                "- endpoints[b.example:443,8443/v1]: "
-                '{"host": "b.example", "ports": [443, 8443], "path": "/v1", '
-                '"rules": [{"allow": {"method": "GET", "pa...'
+                    '- endpoints[b.example:443,8443/v1]: {"host": "b.example", "ports": [443, 8443], '
+                    '"path": "/v1", "rules": [{"allow": {"method": "GET", "path": "/x"}}]}'
                 )
             ],
+            id="an element removed",
+        ),
+        pytest.param(
+            edited(display_name="x" * 250),
+            ['~ display_name: "Work" -> "' + "x" * 199 + "..."],
             id="a long value is cut",
         ),
         pytest.param(

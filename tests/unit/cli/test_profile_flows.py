@@ -277,7 +277,7 @@ def test_diff_compares_with_the_present_and_says_who_is_behind(scripted, tmp_pat
     assert run(["provider", "profile", "diff", "work", "-f", "work.yaml"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[0].startswith("- endpoints[c.example:443]:")
-    assert out.splitlines()[1:] == ["Would update work", "No sandbox gains or loses anything."]
+    assert out.splitlines()[1:] == ["No sandbox gains or loses anything."]
     assert "started from version 3; the profile is at 5" in err
     (sent,) = scripted.asked("Apply")
     assert (sent.dry_run, sent.items[0].expected_resource_version) == (True, 5)
