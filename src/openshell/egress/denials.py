@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, TypeAlias
 
-from openshell.egress.credentials import NEEDS_TLS, CredentialRefused
+from openshell.egress.credentials import BODY_LIMIT, NEEDS_TLS, CredentialRefused
 from openshell.egress.http1 import Headers
 from openshell.ocsf import HostPort
 from openshell.policy.decide import ConnectionDenied, RequestDenied
@@ -27,8 +27,14 @@ _CLOSE: Final = (b"Connection", b"close")
 # A policy name is free text; in a field only printable ASCII of it may appear.
 _POLICY_NAME_LIMIT: Final = 128
 
-# Places of `CredentialRefused` where a later release may put credentials.
-_UNSUPPORTED_PLACES: Final = {"request-target": "a path or query", "request-body": "a body"}
+# What is said about places of `CredentialRefused` where a client can do better.
+_PLACE_ADVICE: Final = {
+    "request-target": ": in a target it may stand in a path segment or a query value",
+    "request-body": ": in bodies it is replaced at endpoints with "
+    "request_body_credential_rewrite: true only, otherwise use a header",
+    "placed-body": ": in a body it may stand in the values of valid JSON, of a form, or in text",
+    "method": ": no credential is sent with a method whose answer repeats the request",
+}
 
 # What a command line may hold as it is: a name or IPv4 address, a path without glob or shell meaning.
 _PLAIN_HOST: Final = re.compile(r"[A-Za-z0-9.-]+")
@@ -228,11 +234,24 @@ class Denials:
             )
             return _json(403, {"error": refused.code, "detail": text, "message": text})
         text = "Credential placeholder could not be resolved"
-        if refused.place in _UNSUPPORTED_PLACES:
-            text += f": placeholders in {_UNSUPPORTED_PLACES[refused.place]} are not supported yet, use a header"
+        text += _PLACE_ADVICE.get(refused.place, "")
         if tunnel:
             return _message(500, refused.code, text)
         return _json(500, {"error": "credential_injection_failed", "detail": text})
+
+    def token_refused(self) -> Denial:
+        """For plain proxy requests; why stands in the log, which the agent does not see."""
+        return _json(502, {"error": "token_grant_failed", "detail": "dynamic token grant failed"})
+
+    def body_not_placed(self, code: str, *, too_large: bool) -> Denial:
+        """The endpoint's author wants placeholders replaced in bodies, and this one cannot be held."""
+        detail = (
+            f"bodies to this endpoint may have {BODY_LIMIT} bytes, because placeholders are replaced "
+            "in them"
+            if too_large
+            else "a body in which placeholders are replaced may have no trailers"
+        )
+        return _json(413 if too_large else 400, {"error": code, "detail": detail})
 
     def _connection(self, decision: ConnectionDenied, detail: str) -> Denial:
         body: dict[str, object] = {"error": "policy_denied", "detail": detail}

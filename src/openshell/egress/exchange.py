@@ -1,9 +1,10 @@
 """One request and its response, in both directions at once, without keeping bodies.
 
 The request is judged, sent, and its body follows while the response already comes back: clients may
-wait for `100 Continue`, servers may answer before they have read everything. What the last look at
-the generation said is written to the upstream without waiting in between, so a reload never sends a
-request that the new policy refuses and never refuses one merely because it came.
+wait for `100 Continue`, servers may answer before they have read everything. What judging asks for
+first (a token, the whole body) is had, and it is asked again. What the last look at the generation
+said is written to the upstream without waiting in between, so a reload never sends a request that
+the new policy refuses and never refuses one merely because it came.
 
 Called by the request loops of `pipeline` for tunnels, plain proxy requests and captured connections.
 """
@@ -13,17 +14,28 @@ from contextlib import suppress
 from typing import Final
 
 from openshell.egress.connection import ClientConnection, Services
-from openshell.egress.credentials import CredentialRefused
+from openshell.egress.credentials import Placeholder, TokenUnavailable, refuse_marker
 from openshell.egress.denials import Denial, bare
+from openshell.egress.holding import hold_body
 from openshell.egress.http1 import (
+    NO_BODY,
     BodyRejected,
     BodyRejectReason,
     HeadRejected,
     RequestHead,
 )
-from openshell.egress.judging import Judged, Refused, Route, judge
+from openshell.egress.judging import (
+    Judged,
+    Judgement,
+    NeedsBody,
+    NeedsToken,
+    Refused,
+    TokenRefused,
+    judge,
+)
 from openshell.egress.link import Link
-from openshell.egress.refusing import refuse_request
+from openshell.egress.refusing import body_rejected, marker_in_body, refuse_request
+from openshell.egress.route import Pending, Route
 from openshell.egress.stream import Stream
 from openshell.egress.transfer import (
     BadAnswer,
@@ -33,7 +45,7 @@ from openshell.egress.transfer import (
     Response,
 )
 from openshell.egress.upstream import UpstreamFailed, UpstreamKey
-from openshell.ocsf import Refusal, Severity
+from openshell.ocsf import HostPort
 from openshell.policy.decide import RequestAudited
 
 __all__ = ["Exchanges"]
@@ -69,27 +81,29 @@ class Exchanges:
         self._link.close()
 
     async def _serve(self, head: RequestHead) -> bool:
-        connection = self._connection
-        outcome = self._judge(head)
+        connection, pending = self._connection, Pending(head)
+        try:
+            outcome = await self._admit(pending)
+        except BodyRejected as rejected:
+            return await self._broken_body(head, rejected)
         if isinstance(outcome, Refused):
             return await self._refuse(outcome, head)
-        body = RequestBody(head, outcome.scan_body)
+        body = RequestBody(head if pending.body is None else _without_body(head), outcome.scan_body)
+        pending.is_streaming = True
         try:
             body.begin(connection.stream)
         except BodyRejected as rejected:
-            return await self._broken_body(outcome, head, rejected)
+            return await self._broken_body(head, rejected)
         except MarkerInBody:
-            return await self._marker(outcome, head, answer=True)
+            return await self._marker(outcome, head, body, answer=True)
         for attempt in (1, 2):
             try:
-                upstream, waited = await self._upstream(fresh=attempt == 2)
+                ready = await self._reach(pending, outcome, fresh=attempt == 2)
             except UpstreamFailed as failed:
                 return await self._unreachable(outcome, head, failed)
-            # Meanwhile the generation may have changed, or a credential have reached its end.
-            if waited or self._services.holder.current.number != outcome.generation:
-                outcome = self._judge(head)
-                if isinstance(outcome, Refused):
-                    return await self._refuse(outcome, head)
+            if isinstance(ready, Refused):
+                return await self._refuse(ready, head)
+            outcome, upstream = ready
             if attempt == 1:
                 self._record(outcome)
             connection.admitted, connection.judged = outcome.route.admitted, outcome
@@ -108,17 +122,57 @@ class Exchanges:
                 return await self._invalid(outcome, head, "it closed without an answer")
         raise AssertionError("the second attempt returns or raises")
 
-    def _judge(self, head: RequestHead) -> Judged | Refused:
+    def _judge(self, pending: Pending) -> Judgement:
         services = self._services
         outcome = judge(
             services.admission,
             services.holder.current,
             self.route,
-            head,
+            pending,
             now_ms=services.now_ms(),
         )
         self.route = outcome.route
         return outcome
+
+    async def _admit(self, pending: Pending) -> Judged | Refused:
+        """Judge, and get what judging asks for until it has an answer. Raises BodyRejected."""
+        seconds = self._services.limits.body_idle_seconds
+        while True:
+            outcome = self._judge(pending)
+            match outcome:
+                case NeedsToken(grant=grant, tokens=tokens):
+                    self._connection.deadline = None
+                    try:
+                        pending.token = grant, await tokens.token(grant)
+                    except TokenUnavailable as error:
+                        refusal = TokenRefused(grant.owner, str(error))
+                        return Refused(outcome.route, refusal, outcome.where)
+                case NeedsBody():
+                    held = await hold_body(self._connection, pending.head, seconds)
+                    if not isinstance(held, bytes):
+                        return Refused(outcome.route, held, outcome.where)
+                    pending.body = held
+                case _:
+                    return outcome
+
+    async def _reach(
+        self, pending: Pending, judged: Judged, *, fresh: bool
+    ) -> tuple[Judged, Stream] | Refused:
+        """Have a connection and a judgement with nothing waited for since. Raises UpstreamFailed."""
+        while True:
+            upstream, waited = await self._upstream(fresh=fresh)
+            fresh = False
+            # Meanwhile the generation may have changed, or a credential have reached its end.
+            if not waited and self._services.holder.current.number == judged.generation:
+                return judged, upstream
+            outcome = self._judge(pending)
+            if isinstance(outcome, NeedsToken | NeedsBody):
+                outcome = await self._admit(pending)
+            elif isinstance(outcome, Judged):
+                return outcome, upstream
+            if isinstance(outcome, Refused):
+                return outcome
+            judged = outcome
 
     async def _upstream(self, *, fresh: bool) -> tuple[Stream, bool]:
         """Return a connection, and whether time may have passed for it."""
@@ -153,7 +207,7 @@ class Exchanges:
         try:
             keep = await answer.relay(client, upstream)
         except ConnectionError:
-            return await self._broken(judged, head, answer, pump)
+            return await self._broken(judged, head, body, answer, pump)
         except (HeadRejected, BodyRejected, BadAnswer) as rejected:
             reason = getattr(rejected, "reason", None) or str(rejected)
             if answer.has_begun:
@@ -200,6 +254,7 @@ class Exchanges:
         self,
         judged: Judged,
         head: RequestHead,
+        body: RequestBody,
         answer: Response,
         pump: asyncio.Task[None] | None,
     ) -> bool:
@@ -210,9 +265,9 @@ class Exchanges:
         if pump is not None and pump.done() and not pump.cancelled():
             error = pump.exception()
         if isinstance(error, MarkerInBody):
-            return await self._marker(judged, head, answer=not answer.has_begun)
+            return await self._marker(judged, head, body, answer=not answer.has_begun)
         if isinstance(error, BodyRejected) and not answer.has_begun:
-            return await self._broken_body(judged, head, error)
+            return await self._broken_body(head, error)
         client = self._connection.stream
         if client.lost:
             return False
@@ -225,46 +280,48 @@ class Exchanges:
     async def _refuse(self, refused: Refused, head: RequestHead) -> bool:
         return await self._say(refuse_request(self._services, self._connection, refused), head)
 
-    async def _broken_body(self, judged: Judged, head: RequestHead, rejected: BodyRejected) -> bool:
+    async def _broken_body(self, head: RequestHead, rejected: BodyRejected) -> bool:
+        place = self.route.admitted.request
         if rejected.reason is BodyRejectReason.TRUNCATED:
             # A client that gives up in the middle has broken no rule.
-            self._fail(judged, "the client ended in the middle of its request body")
+            self._services.log.connection_failed(
+                self._connection.actor,
+                HostPort(place.host, place.port),
+                "the client ended in the middle of its request body",
+            )
             return await self._say(bare(400), head)
-        self._services.log.request_denied(
-            self._connection.actor,
-            judged.where,
-            judged.decision.policy,
-            engine="http-parser",
-            reason=f"the request body was rejected: {rejected.reason.value}",
-            refusal=Refusal(rejected.reason.value, group="l7_parse_rejection"),
-            code=400,
-        )
-        return await self._say(bare(400), head)
+        denial = body_rejected(self._services, self._connection, self.route, head, rejected)
+        return await self._say(denial, head)
 
-    async def _marker(self, judged: Judged, head: RequestHead, *, answer: bool) -> bool:
-        log = self._services.log
-        log.request_denied(
-            self._connection.actor,
-            judged.where,
-            judged.decision.policy,
-            engine="credentials",
-            reason="a credential placeholder stands in the request body",
-            refusal=Refusal("credential_in_body"),
-            severity=Severity.HIGH,
+    async def _marker(
+        self, judged: Judged, head: RequestHead, body: RequestBody, *, answer: bool
+    ) -> bool:
+        """End a request in whose body a placeholder stands that nothing replaces."""
+        services = self._services
+        refused = refuse_marker(
+            services.holder.current.credentials,
+            await self._whose_marker(body),
+            judged.scope,
+            now_ms=services.now_ms(),
         )
-        log.finding(
-            "openshell.credentials.placeholder_in_body",
-            "Credential placeholder in a request body",
-            "surface http-request-body: placeholders are replaced in header fields only",
-        )
+        denial = marker_in_body(services, self._connection, judged, refused)
         if not answer:
             self._connection.stream.abort("a credential placeholder stands in the body")
             return False
-        refused = CredentialRefused("credential_unavailable", "request-body")
-        tunnel = not judged.route.absolute
-        return await self._say(
-            self._services.denials.credential_refused(refused, tunnel=tunnel), head
-        )
+        return await self._say(denial, head)
+
+    async def _whose_marker(self, body: RequestBody) -> Placeholder | None:
+        """Read a little more of the body, when the name of the placeholder is cut."""
+        scanner, client = body.scanner, self._connection.stream
+        if scanner is None:
+            return None
+        self._connection.deadline = None
+        with suppress(TimeoutError, ConnectionError, BodyRejected):
+            async with asyncio.timeout(self._services.limits.refusal_peek_seconds):
+                while not (body.done or scanner.is_settled):
+                    with suppress(MarkerInBody):
+                        body.take(await client.read(), client)
+        return scanner.placeholder
 
     async def _unreachable(self, judged: Judged, head: RequestHead, failed: UpstreamFailed) -> bool:
         self._fail(judged, f"{failed.stage}: {failed.reason}")
@@ -316,3 +373,8 @@ class Exchanges:
             message=message,
             detail=detail,
         )
+
+
+def _without_body(head: RequestHead) -> RequestHead:
+    """The head of a request whose body has been taken."""
+    return RequestHead(head.method, head.target, head.version, head.headers, NO_BODY)

@@ -1,14 +1,15 @@
 """One request on an admitted route: may it go, and in which form? Pure; the order is the contract's.
 
-generation, authority, upgrade, canonical target, redaction, policy, credentials. The result is what
-to send or why not; a refusal carries the values that its answer and its event are made from. No
-I/O: between the last look at the generation and the bytes handed to the upstream nothing can
-change, because nothing here waits.
+generation, authority, upgrade, canonical target, redaction, policy, token grant, credentials. The
+result is what to send, or why not, or what must be had first: a token, or the whole body. Whoever
+called gets it and asks again. A refusal carries the values that its answer and its event are made
+from. No I/O: between the last look at the generation and the bytes handed to the upstream nothing
+can change, because nothing here waits.
 """
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -18,26 +19,24 @@ from openshell.egress.credentials import (
     CredentialRefused,
     CredentialSet,
     EndpointScope,
-    Rewritten,
-    find_marker,
+    TokenGrant,
+    Tokens,
+    is_echoed,
     redact_placeholders,
-    rewrite_head,
 )
 from openshell.egress.events import Where
 from openshell.egress.generation import Generation
 from openshell.egress.http1 import (
-    Headers,
     HeadRejected,
+    Length,
     NoBody,
     RequestHead,
-    end_to_end,
     lowered,
     parse_host_field,
-    render_fields,
-    render_request_head,
 )
+from openshell.egress.route import DEFAULT_PORTS, Pending, Route
+from openshell.egress.writing import Writing, write_request, write_whole
 from openshell.policy.decide import (
-    EndpointConfig,
     L7Request,
     RequestAllowed,
     RequestAudited,
@@ -49,18 +48,18 @@ __all__ = [
     "Fault",
     "Judged",
     "Judgement",
+    "NeedsBody",
+    "NeedsToken",
     "Refused",
     "RefusedRequest",
-    "Route",
+    "TokenRefused",
+    "judge",
     "may_stay",
 ]
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-# What an author writes at an endpoint that speaks TLS.
-_TLS_WORDS = frozenset({"terminate", "passthrough"})
 # A request that names no host gets no value: a marker in it is refused.
 _NO_CREDENTIALS = CredentialSet()
-_VIA = (b"Via", b"1.1 openshell-sandbox")
+_EMPTY: Final = Length(0)
 # A path longer than this is shown cut; it is judged whole before.
 _SHOWN_PATH = 256
 
@@ -73,61 +72,20 @@ class Fault(Enum):
     PLACEHOLDER = "invalid_credential_placeholder"
     H2C = "h2c_upgrade"
     WEBSOCKET = "websocket"
-
-
-class KeptFields:
-    """The fields of a route's last request that held nothing to replace, as they went upstream.
-
-    Recognised by being the very same object (see `http1.FieldMemory`), so that a client which repeats
-    its fields has them written once. No value of a credential is ever kept here.
-    """
-
-    __slots__ = ("headers", "wire")
-
-    def __init__(self) -> None:
-        self.headers: Headers | None = None
-        self.wire = b""
+    # Where the body is held to put credentials into it.
+    BODY_SIZE = "request_body_too_large"
+    BODY_TRAILERS = "request_trailers_not_supported"
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """Requests of one client to one upstream. `absolute` is the form of plain proxy requests."""
+class TokenRefused:
+    """The token that a grant stands for could not be had. The reason is for the log only."""
 
-    admitted: Admitted
-    scheme: str
-    absolute: bool
-    hosts: frozenset[bytes] = field(init=False)
-    # The shortest spelling, written upstream.
-    host_field: bytes = field(init=False)
-    configs: tuple[EndpointConfig, ...] = field(init=False)
-    keeps_slash: bool = field(init=False)
-    # Clear text where TLS belongs: whoever downgraded it must not get a value of a credential.
-    is_downgraded: bool = field(init=False)
-    kept: KeptFields = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Prepare what every request needs: spellings of the Host field, inspecting endpoints."""
-        host, port = self.admitted.request.host.lower(), self.admitted.request.port
-        shown = f"[{host}]" if ":" in host else host
-        hosts = {f"{shown}:{port}".encode()}
-        if _DEFAULT_PORTS[self.scheme] == port:
-            hosts.add(shown.encode())
-        configs = self.admitted.decision.l7_configs
-        object.__setattr__(self, "hosts", frozenset(hosts))
-        object.__setattr__(self, "host_field", min(hosts, key=len))
-        object.__setattr__(self, "configs", configs)
-        # Nobody judges paths on a route that is not inspected.
-        keeps_slash = not configs or any(config.allow_encoded_slash for config in configs)
-        object.__setattr__(self, "keeps_slash", keeps_slash)
-        downgraded = self.scheme == "http" and _expects_tls(self.admitted)
-        object.__setattr__(self, "is_downgraded", downgraded)
-        object.__setattr__(self, "kept", KeptFields())
-
-    def renewed(self, admitted: Admitted) -> "Route":
-        return Route(admitted, self.scheme, self.absolute)
+    grant: str
+    reason: str
 
 
-RefusedRequest: TypeAlias = NotAdmitted | RequestDenied | CredentialRefused | Fault
+RefusedRequest: TypeAlias = NotAdmitted | RequestDenied | CredentialRefused | TokenRefused | Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +106,7 @@ class Judged(msgspec.Struct, frozen=True):
     request: L7Request
     decision: RequestAllowed | RequestAudited
     where: Where
+    scope: EndpointScope
     generation: int
     scan_body: bool
 
@@ -155,23 +114,84 @@ class Judged(msgspec.Struct, frozen=True):
         return f"<Judged {self.where}, generation {self.generation}>"
 
 
-Judgement: TypeAlias = Judged | Refused
+@dataclass(frozen=True, slots=True)
+class NeedsToken:
+    """The request may go once there is a token for it."""
+
+    route: Route
+    where: Where
+    grant: TokenGrant
+    tokens: Tokens = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsBody:
+    """The request may go once its body is whole: credentials may have to be put into it."""
+
+    route: Route
+    where: Where
+    policy: str
+
+
+Judgement: TypeAlias = Judged | Refused | NeedsToken | NeedsBody
 
 
 def judge(
-    admission: Admission, generation: Generation, route: Route, head: RequestHead, *, now_ms: int
+    admission: Admission, generation: Generation, route: Route, pending: Pending, *, now_ms: int
 ) -> Judgement:
     """Judge a request under `generation`, which must be the current one."""
+    head = pending.head
     if route.admitted.generation != generation.number:
         renewed = admission.readmit(route.admitted, generation)
         if not isinstance(renewed, Admitted):
             return Refused(route, renewed, _where(route, head, "/"))
         route = route.renewed(renewed)
     admitted = route.admitted
-    if not _names(route, head):
-        return Refused(route, Fault.AUTHORITY, _where(route, head, "/"))
-    decision = admitted.decision
-    fault = _refused_upgrade(route, head)
+    target = _target(route, head)
+    if isinstance(target, Refused):
+        return target
+    written, where, request = target
+    verdict = generation.policy.authorize(
+        admitted.decision, request, trusted_only=admitted.plan.by_declaration
+    )
+    if isinstance(verdict, RequestDenied):
+        return Refused(route, verdict, where)
+    scope = EndpointScope(admitted.decision.host, admitted.decision.port, request.path)
+    credentials = generation.credentials
+    if head.version != b"HTTP/1.1" and not route.absolute and head.host is None:
+        credentials = _NO_CREDENTIALS
+    granted = _granted(route, where, credentials, scope, pending) if credentials.grants else None
+    if isinstance(granted, NeedsToken | Refused):
+        return granted
+    config = verdict.config
+    places_body = config is not None and config.endpoint.request_body_credential_rewrite
+    if places_body and _body_is_wanted(pending, generation, admitted):
+        return NeedsBody(route, where, verdict.policy)
+    wire = (
+        write_request(route, head, written, credentials, scope, now_ms)
+        if granted is None and pending.body is None
+        else write_whole(
+            Writing(route, credentials, scope, now_ms, granted), pending, written, places_body
+        )
+    )
+    if isinstance(wire, CredentialRefused):
+        return Refused(route, wire, where)
+    return Judged(
+        route,
+        wire,
+        request,
+        verdict,
+        where,
+        scope,
+        generation.number,
+        not isinstance(head.framing, NoBody) and _must_scan(admitted, generation),
+    )
+
+
+def _target(route: Route, head: RequestHead) -> tuple[bytes, Where, L7Request] | Refused:
+    """Read whom and what the request is for: the target to send, and what policy and people see."""
+    fault = None if _names(route, head) else Fault.AUTHORITY
+    fault = fault or _refused_upgrade(route, head)
     if fault is not None:
         return Refused(route, fault, _where(route, head, "/"))
     try:
@@ -185,25 +205,38 @@ def judge(
             return Refused(route, Fault.PLACEHOLDER, _where(route, head, "/"))
         path = redacted.decode()
     where = _where(route, head, path)
-    request = L7Request(where.method, path, target.params)
-    verdict = generation.policy.authorize(
-        decision, request, trusted_only=admitted.plan.by_declaration
-    )
-    if isinstance(verdict, RequestDenied):
-        return Refused(route, verdict, where)
-    scope = EndpointScope(decision.host, decision.port, path)
-    written = target.origin_form.encode("ascii")
-    wire = _write(route, head, written, generation.credentials, scope, now_ms)
-    if isinstance(wire, CredentialRefused):
-        return Refused(route, wire, where)
-    return Judged(
-        route,
-        wire,
-        request,
-        verdict,
-        where,
-        generation.number,
-        not isinstance(head.framing, NoBody) and _must_scan(admitted, generation),
+    return target.origin_form.encode("ascii"), where, L7Request(where.method, path, target.params)
+
+
+def _granted(
+    route: Route, where: Where, credentials: CredentialSet, scope: EndpointScope, pending: Pending
+) -> tuple[TokenGrant, str] | NeedsToken | Refused | None:
+    """Find the token that goes with the request; None where no grant covers it."""
+    grant = credentials.grants.choose(scope)
+    if grant is None:
+        return None
+    if grant.fault:
+        return Refused(route, TokenRefused(grant.owner, grant.fault), where)
+    if route.is_downgraded:
+        return Refused(route, CredentialRefused(NEEDS_TLS, "token-grant"), where)
+    if is_echoed(pending.head.method):
+        return Refused(route, CredentialRefused("credential_unavailable", "method"), where)
+    held = pending.token
+    if held is not None and held[0].cache_key == grant.cache_key:
+        return grant, held[1]
+    tokens = credentials.grants.tokens
+    ready = tokens.ready(grant)
+    return (grant, ready) if ready is not None else NeedsToken(route, where, grant, tokens)
+
+
+def _body_is_wanted(pending: Pending, generation: Generation, admitted: Admitted) -> bool:
+    if pending.body is not None or pending.is_streaming:
+        return False
+    if isinstance(pending.head.framing, NoBody) or pending.head.framing == _EMPTY:
+        return False
+    # Without any value there is nothing to place: the body goes as it comes.
+    return not generation.credentials.is_empty or any(
+        config.provider_credentialed for config in admitted.decision.endpoints
     )
 
 
@@ -244,7 +277,7 @@ def _same_authority(route: Route, value: bytes) -> bool:
     except HeadRejected:
         return False
     request = route.admitted.request
-    port = _DEFAULT_PORTS[route.scheme] if named.port is None else named.port
+    port = DEFAULT_PORTS[route.scheme] if named.port is None else named.port
     return port == request.port and named.host.rstrip(".") == request.host.lower().rstrip(".")
 
 
@@ -257,55 +290,6 @@ def _refused_upgrade(route: Route, head: RequestHead) -> Fault | None:
     if b"websocket" in tokens:
         return Fault.WEBSOCKET
     return Fault.H2C if b"h2c" in tokens and route.configs else None
-
-
-def _write(
-    route: Route,
-    head: RequestHead,
-    target: bytes,
-    credentials: CredentialSet,
-    scope: EndpointScope,
-    now_ms: int,
-) -> bytes | CredentialRefused:
-    """Write the head for the upstream, with credentials in it."""
-    kept = route.kept
-    if head.headers is kept.headers:
-        line = b"%b %b %b\r\n" % (head.method, target, head.version)
-        # A marker here takes the long way, to be refused there.
-        if not find_marker(line):
-            return line + kept.wire
-    names = lowered(head.headers)
-    plain = _prepare(route, head, names, target)
-    if not (route.absolute or b"host" in names):
-        credentials = _NO_CREDENTIALS
-    rewritten = rewrite_head(credentials, plain, scope, now_ms=now_ms)
-    if not isinstance(rewritten, Rewritten):
-        return rewritten
-    if rewritten.used and route.is_downgraded:
-        return CredentialRefused(NEEDS_TLS, "header")
-    if rewritten.head is plain:
-        kept.headers, kept.wire = head.headers, render_fields(plain.headers)
-    return render_request_head(rewritten.head)
-
-
-def _prepare(route: Route, head: RequestHead, names: list[bytes], target: bytes) -> RequestHead:
-    """Write the head for the upstream; `names` are its field names in lower case."""
-    headers = end_to_end(head.headers)
-    if len(headers) != len(names):
-        names = lowered(headers)
-    # The Host field goes out in our spelling, so that upstream reads what was judged.
-    kept = [pair for pair, name in zip(headers, names, strict=True) if name != b"host"]
-    kept.insert(0, (b"Host", route.host_field))
-    if route.absolute and b"via" not in names:
-        kept.append(_VIA)
-    return RequestHead(head.method, target, head.version, tuple(kept), head.framing)
-
-
-def _expects_tls(admitted: Admitted) -> bool:
-    endpoints = admitted.decision.endpoints
-    return admitted.request.port == _DEFAULT_PORTS["https"] or any(
-        config.endpoint.tls.lower() in _TLS_WORDS for config in endpoints
-    )
 
 
 def _must_scan(admitted: Admitted, generation: Generation) -> bool:

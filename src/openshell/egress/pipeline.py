@@ -20,10 +20,10 @@ from openshell.egress.http1 import (
     RequestHead,
     RequestHeadReader,
 )
-from openshell.egress.judging import Route
 from openshell.egress.link import Link
 from openshell.egress.peek import FirstBytes, classify
 from openshell.egress.relay import Relay
+from openshell.egress.route import Route
 from openshell.egress.stream import Stream, TlsStream
 from openshell.egress.upstream import UpstreamKey
 from openshell.ocsf import HostPort, Refusal, Severity

@@ -11,13 +11,21 @@ from typing import Final
 from openshell.egress.admission import DestinationRefused
 from openshell.egress.connection import ClientConnection, Services
 from openshell.egress.credentials import NEEDS_TLS, CredentialRefused
-from openshell.egress.denials import Denial, RequestFacts
+from openshell.egress.denials import Denial, RequestFacts, bare
 from openshell.egress.events import Where
-from openshell.egress.judging import Fault, Refused
+from openshell.egress.http1 import BodyRejected, RequestHead
+from openshell.egress.judging import Fault, Judged, Refused, TokenRefused
+from openshell.egress.route import Route
 from openshell.ocsf import HostPort, NetActivity, Refusal, Severity
 from openshell.policy.decide import ConnectionDenied, RequestDenied
 
-__all__ = ["forward_denied", "refuse_connection", "refuse_request"]
+__all__ = [
+    "body_rejected",
+    "forward_denied",
+    "marker_in_body",
+    "refuse_connection",
+    "refuse_request",
+]
 
 _H2C_REASON: Final = "HTTP/2 cleartext upgrade not supported for L7-inspected endpoints"
 # Decisions that say nothing about the policy: somebody could not be named.
@@ -81,6 +89,8 @@ def refuse_request(services: Services, connection: ClientConnection, refused: Re
             return _deny_l7(services, connection, refused, denied, facts)
         case CredentialRefused() as credential:
             return _refuse_credential(services, connection, refused, credential)
+        case TokenRefused() as token:
+            return _refuse_token(services, connection, refused, token)
         case Fault() as fault:
             return _refuse_fault(services, connection, refused, fault, facts)
 
@@ -157,11 +167,7 @@ def _refuse_credential(
         severity=Severity.HIGH,
     )
     if credential.is_mismatch:
-        services.log.finding(
-            "openshell.credentials.endpoint_mismatch",
-            "Credential used outside its endpoint",
-            f"{refused.where.place} is no endpoint of the credential",
-        )
+        _mismatch(services, refused.where)
     if in_clear:
         services.log.finding(
             "openshell.credentials.clear_text",
@@ -169,6 +175,80 @@ def _refuse_credential(
             f"{refused.where.place} was spoken to in clear text",
         )
     return denial
+
+
+def marker_in_body(
+    services: Services, connection: ClientConnection, judged: Judged, refused: CredentialRefused
+) -> Denial:
+    """Record and word the refusal of a body in which a placeholder stands."""
+    services.log.request_denied(
+        connection.actor,
+        judged.where,
+        judged.decision.policy,
+        engine="credential-binding" if refused.is_mismatch else "credentials",
+        reason="a credential placeholder stands in the request body",
+        refusal=Refusal(
+            refused.code if refused.is_mismatch else "credential_in_body",
+            ancestors=connection.actor.ancestors,
+        ),
+        severity=Severity.HIGH,
+    )
+    if refused.is_mismatch:
+        _mismatch(services, judged.where)
+    else:
+        services.log.finding(
+            "openshell.credentials.placeholder_in_body",
+            "Credential placeholder in a request body",
+            "surface http-request-body: the endpoint does not ask for placeholders to be replaced there",
+        )
+    return services.denials.credential_refused(refused, tunnel=not judged.route.absolute)
+
+
+def body_rejected(
+    services: Services,
+    connection: ClientConnection,
+    route: Route,
+    head: RequestHead,
+    rejected: BodyRejected,
+) -> Denial:
+    """Record and word the refusal of a body that is not framed as we accept it."""
+    place, path = route.admitted.request, "/"
+    if connection.judged is not None:
+        path = connection.judged.where.path
+    services.log.request_denied(
+        connection.actor,
+        Where(head.method.decode("ascii"), route.scheme, place.host, place.port, path),
+        route.admitted.decision.matched_policy,
+        engine="http-parser",
+        reason=f"the request body was rejected: {rejected.reason.value}",
+        refusal=Refusal(rejected.reason.value, group="l7_parse_rejection"),
+        code=400,
+    )
+    return bare(400)
+
+
+def _refuse_token(
+    services: Services, connection: ClientConnection, refused: Refused, token: TokenRefused
+) -> Denial:
+    services.log.request_denied(
+        connection.actor,
+        refused.where,
+        refused.route.admitted.decision.matched_policy,
+        engine="credentials",
+        reason=f"no token for {token.grant}: {token.reason}",
+        refusal=Refusal("token_grant_failed", ancestors=connection.actor.ancestors),
+        code=502,
+        severity=Severity.HIGH,
+    )
+    return services.denials.token_refused() if refused.route.absolute else bare(502)
+
+
+def _mismatch(services: Services, where: Where) -> None:
+    services.log.finding(
+        "openshell.credentials.endpoint_mismatch",
+        "Credential used outside its endpoint",
+        f"{where.place} is no endpoint of the credential",
+    )
 
 
 def _refuse_fault(
@@ -212,6 +292,13 @@ def _refuse_fault(
             reason = "WebSocket is not supported yet"
             _deny(services, connection, where, policy, "l7-websocket", reason, refusal, 501)
             return denials.not_supported("WebSocket")
+        case Fault.BODY_SIZE | Fault.BODY_TRAILERS:
+            denial = denials.body_not_placed(fault.value, too_large=fault is Fault.BODY_SIZE)
+            reason = "the request body cannot be searched for placeholders"
+            _deny(
+                services, connection, where, policy, "credentials", reason, refusal, denial.status
+            )
+            return denial
         case Fault.H2C:
             number = refused.route.admitted.generation
             denied = RequestDenied(policy, None, fault.value, _H2C_REASON, True, None, "", number)

@@ -44,11 +44,11 @@ class MarkerInBody(Exception):
 class RequestBody:
     """The request body on its way: framing followed, markers watched for, nothing kept."""
 
-    __slots__ = ("_decoder", "_scanner", "early")
+    __slots__ = ("_decoder", "early", "scanner")
 
     def __init__(self, head: RequestHead, scan: bool) -> None:
         self._decoder = BodyDecoder(head.framing)
-        self._scanner = MarkerScanner() if scan and not self._decoder.done else None
+        self.scanner = MarkerScanner() if scan and not self._decoder.done else None
         # What arrived together with the head; kept until the head has gone out.
         self.early: tuple[bytes | memoryview, ...] = ()
 
@@ -72,10 +72,10 @@ class RequestBody:
 
     def _feed(self, data: bytes, client: Stream) -> BodyPart:
         part = self._decoder.feed(data)
-        if self._scanner is not None and part.data:
+        if self.scanner is not None and part.data:
             # One look at all that came in one read: chunks of single bytes would cost a look each.
             pieces = part.data
-            if self._scanner.feed(pieces[0] if len(pieces) == 1 else b"".join(pieces)):
+            if self.scanner.feed(pieces[0] if len(pieces) == 1 else b"".join(pieces)):
                 raise MarkerInBody
         if part.done:
             client.unread(self._decoder.leftover)

@@ -16,12 +16,15 @@ from openshell.egress.credentials import (
     BoundEndpoint,
     CredentialSet,
     SnapshotRejected,
+    Tokens,
 )
 from openshell.egress.generation import Generation
 from openshell.policy.compile import CompiledPolicy, compile_policy, quarantine, quarantine_reason
 from openshell.policy.defaults import restrictive_default
 from openshell.policy.model import SandboxPolicy
 from openshell.policy.validate import validate_policy
+from openshell.supervisor.dynamic import read_grants
+from openshell.supervisor.environment import SHOWN_KEYS
 from openshell.supervisor.spec import binary_links
 
 __all__ = ["Candidate", "Outcome", "build_generation", "read_policy"]
@@ -72,12 +75,15 @@ def read_policy(config: sandbox_pb2.GetSandboxConfigResponse) -> SandboxPolicy:
 
 
 def build_generation(
-    candidate: Candidate, current: Generation, last_good: SandboxPolicy | None
+    candidate: Candidate,
+    current: Generation,
+    last_good: SandboxPolicy | None,
+    tokens: Tokens | None = None,
 ) -> Outcome:
-    """Make the generation that follows the current one."""
+    """Make the generation that follows the current one; `tokens` serves its token grants."""
     number = current.number + 1
     policy, compiled, policy_error = _policy(candidate.config, number, last_good)
-    credentials, credential_error = _credentials(candidate.environment, current.credentials)
+    credentials, credential_error = _credentials(candidate.environment, current.credentials, tokens)
     return Outcome(
         Generation(number, compiled, credentials), policy, policy_error, credential_error
     )
@@ -103,9 +109,12 @@ def _policy(
 def _credentials(
     environment: openshell_pb2.GetSandboxProviderEnvironmentResponse | None,
     current: CredentialSet,
+    tokens: Tokens | None,
 ) -> tuple[CredentialSet, str]:
     if environment is None:
+        # Token grants stay: each token is asked for anew, and its server may say no.
         return current.revoked(), "the provider environment could not be fetched"
+    grants, problem = read_grants(environment.dynamic_credentials, tokens)
     try:
         bindings = _bindings(environment.static_credential_bindings)
         built = CredentialSet.build(
@@ -113,16 +122,16 @@ def _credentials(
             dict(environment.environment),
             bindings,
             non_secret_keys=tuple(environment.non_secret_environment_keys),
+            shown_keys=SHOWN_KEYS,
+            grants=grants,
             expires_at_ms=dict(environment.credential_expires_at_ms),
             previous=current,
         )
     except SnapshotRejected as error:
-        return current.revoked(), f"the provider environment contradicts itself: {error}"
+        return current.revoked(grants), f"the provider environment contradicts itself: {error}"
     except BadPattern as error:
-        return current.revoked(), f"a credential is bound to an impossible endpoint: {error}"
-    if environment.dynamic_credentials:
-        return built, "dynamic credentials are not built yet and are withheld"
-    return built, ""
+        return current.revoked(grants), f"a credential is bound to an impossible endpoint: {error}"
+    return built, f"token grants cannot be used: {problem}" if problem else ""
 
 
 def _bindings(

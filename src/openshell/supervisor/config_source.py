@@ -18,6 +18,7 @@ import grpc.aio
 from openshell import ocsf
 from openshell._proto import openshell_pb2, sandbox_pb2
 from openshell.egress.generation import Generation, GenerationHolder
+from openshell.egress.token_grants import TokenCache
 from openshell.policy.model import SandboxPolicy
 from openshell.supervisor.backoff import Backoff
 from openshell.supervisor.candidate import Candidate, Outcome, build_generation
@@ -60,6 +61,7 @@ class ConfigSource:
         reporter: PolicyReporter,
         logs: Logs,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        tokens: TokenCache | None = None,
     ) -> None:
         self._client = client
         self._sandbox_id = sandbox_id
@@ -67,6 +69,7 @@ class ConfigSource:
         self._reporter = reporter
         self._logs = logs
         self._clock_ms = clock_ms
+        self._tokens = tokens
         self._wanted = asyncio.Event()
         self._wanted.set()
         self._loaded = asyncio.Event()
@@ -182,10 +185,14 @@ class ConfigSource:
             environment is not None,
         )
         if key != self._key:
-            outcome = build_generation(candidate, self._holder.current, self._last_good)
+            outcome = build_generation(
+                candidate, self._holder.current, self._last_good, self._tokens
+            )
             if outcome.policy is not None and not outcome.policy_error:
                 self._last_good = outcome.policy
             self._holder.swap(outcome.generation)
+            if self._tokens is not None:
+                self._tokens.keep(outcome.generation.credentials.grants.grants)
             self._key = key
             self._loaded.set()
             self._announce(config, outcome)

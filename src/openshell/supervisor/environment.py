@@ -15,7 +15,14 @@ from openshell.supervisor.isolation.model import TRUST_DIRECTORY, TRUST_FILES, W
 from openshell.supervisor.isolation.network import PROXY_ADDRESS, PROXY_PORT
 from openshell.supervisor.isolation.spawning import DEFAULT_PATH
 
-__all__ = ["SUPERVISOR_ONLY", "ProgramRole", "SandboxUser", "child_environment", "search_path"]
+__all__ = [
+    "SHOWN_KEYS",
+    "SUPERVISOR_ONLY",
+    "ProgramRole",
+    "SandboxUser",
+    "child_environment",
+    "search_path",
+]
 
 _PREFIX = "OPENSHELL_"
 _NO_PROXY = "127.0.0.1,localhost,::1"
@@ -33,9 +40,27 @@ SUPERVISOR_ONLY = frozenset(
         "OPENSHELL_TLS_CERT",
         "OPENSHELL_TLS_KEY",
         "OPENSHELL_PROVIDER_SPIFFE_WORKLOAD_API_SOCKET",
+        "OPENSHELL_PROVIDER_SPIFFE_JWT_SVID_FILE",
         "OPENSHELL_NETWORK_RUNTIME_CAPABILITIES",
     }
 )
+
+# Tell Google's libraries to ask a metadata server on the sandbox's loopback. There is none yet, and a
+# library that waits for one hangs where it would otherwise use what it was given.
+_METADATA_SERVER = frozenset({"GCE_METADATA_HOST", "GCE_METADATA_IP", "METADATA_SERVER_DETECTION"})
+# Settings from a provider's configuration that tools read themselves: a placeholder in them would go
+# nowhere to be replaced. Shown only when the gateway lists them as no secret.
+SHOWN_KEYS = _METADATA_SERVER | {
+    "ANTHROPIC_VERTEX_PROJECT_ID",
+    "CLOUD_ML_REGION",
+    "GCP_LOCATION",
+    "GCP_PROJECT_ID",
+    "GCP_SERVICE_ACCOUNT_EMAIL",
+    "GOOGLE_CLOUD_PROJECT",
+    "GOOSE_PROVIDER",
+    "VERTEX_LOCATION",
+}
+_PLACEHOLDER = "openshell:resolve:env:"
 
 
 class ProgramRole(enum.Enum):
@@ -105,7 +130,7 @@ def child_environment(
     term = "dumb" if terminal is None else terminal or "xterm-256color"
     own = {"HOME": who.home, "USER": who.name, "SHELL": who.shell, "TERM": term}
     given = {k: v for k, v in user_env.items() if not k.startswith(_PREFIX)}
-    provided = {k: v for k, v in provider_env.items() if k not in SUPERVISOR_ONLY}
+    provided = {k: v for k, v in provider_env.items() if _may_provide(k, v)}
     mark = {"OPENSHELL_SANDBOX": "1"}
     network = _proxy_variables(proxy_port)
     trust = _trust_variables(trust_directory) if trust_directory is not None else {}
@@ -118,3 +143,10 @@ def child_environment(
     for layer in layers:
         merged |= layer
     return merged
+
+
+def _may_provide(key: str, value: str) -> bool:
+    if key in _METADATA_SERVER:
+        # As a secret of that name it is the user's own affair, and a placeholder here.
+        return value.startswith(_PLACEHOLDER)
+    return key not in SUPERVISOR_ONLY

@@ -10,6 +10,7 @@ and everything inside ends with it. Called once, by `main`.
 import asyncio
 import contextlib
 import datetime as dt
+import os
 import signal
 import socket
 import time
@@ -23,6 +24,7 @@ from openshell.drivers.launch import LaunchPlan
 from openshell.egress.ca import SandboxCA
 from openshell.egress.credentials import CredentialSet
 from openshell.egress.generation import Generation, GenerationHolder
+from openshell.egress.token_grants import TokenCache
 from openshell.policy.compile import quarantine
 from openshell.supervisor.bearer import Token
 from openshell.supervisor.config_source import ConfigSource
@@ -47,7 +49,9 @@ from openshell.supervisor.relays import Relays
 from openshell.supervisor.renewal import renew_token
 from openshell.supervisor.reporter import PolicyReporter, report_exit
 from openshell.supervisor.session import Session
+from openshell.supervisor.svid import source_from
 from openshell.supervisor.tasks import Tasks
+from openshell.supervisor.token_issuer import TokenIssuer
 from openshell.supervisor.version import version
 
 __all__ = ["Supervisor"]
@@ -114,8 +118,17 @@ class Supervisor:
             Generation(0, quarantine("no configuration was loaded yet", 0), CredentialSet())
         )
         self._reporter = PolicyReporter(self._client, plan.sandbox_id, self._logs)
+        issuer = TokenIssuer(
+            source_from(os.environ), lambda: roots.with_operator(plan.upstream_ca_bundle)
+        )
+        self._tokens = TokenCache(issuer.issue, time.monotonic)
         self._config = ConfigSource(
-            self._client, plan.sandbox_id, self._holder, self._reporter, self._logs
+            self._client,
+            plan.sandbox_id,
+            self._holder,
+            self._reporter,
+            self._logs,
+            tokens=self._tokens,
         )
         self._session = Session(self._client, plan.sandbox_id, plan.instance_id, self)
         self._inside: _Inside | None = None
@@ -155,6 +168,7 @@ class Supervisor:
             if inside is not None:
                 await inside.egress.close()
             await self._tasks.close()
+            await self._tokens.close()
             if inside is not None:
                 await inside.host.close()
             await self._client.close()

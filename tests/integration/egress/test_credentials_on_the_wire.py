@@ -133,11 +133,11 @@ async def test_a_placeholder_field_name_injects_nothing():
     assert up.requests == []
 
 
-async def test_a_placeholder_in_the_target_is_refused_and_never_shown():
+async def test_a_placeholder_nobody_knows_in_the_target_is_refused_and_never_shown():
     async with Upstream() as up:
         policy = rest_policy(rest(A, up.port))
         async with Proxy(policy, bindings=bound(A, up.port), **CREDENTIALS) as proxy:
-            for path in (f"/bot{PLACEHOLDER}/x", f"/x?key={PLACEHOLDER}"):
+            for path in (f"/bot{PLACEHOLDER}2/x", f"/x?key={PLACEHOLDER}2", f"/x?{PLACEHOLDER}"):
                 client = await proxy.tunnel(A, up.port)
                 assert problem(await client.say(request(up.port, path=path)))[0] == 500
     assert up.requests == []
@@ -223,9 +223,9 @@ async def test_requests_that_repeat_their_fields_are_each_looked_at():
             for field in (f"X-Api-Key: {PLACEHOLDER}", "X-Api-Key: mine"):
                 for _ in range(3):
                     assert await client.request(request(up.port, field)) == (200, b"ok")
-            hidden = request(up.port, "X-Api-Key: mine", path=f"/{PLACEHOLDER}")
+            hidden = request(up.port, "X-Api-Key: mine", path=f"/{PLACEHOLDER}2")
             status, _ = await client.request(hidden)
-            assert status != 200
+            assert status == 500
     sent = [each.header(b"x-api-key") for each in up.requests]
     assert sent == [SECRET.encode()] * 3 + [b"mine"] * 3
     nothing_leaked(proxy)

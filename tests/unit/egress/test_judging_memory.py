@@ -13,7 +13,8 @@ from openshell.egress.destination import HostFacts
 from openshell.egress.generation import Generation, GenerationHolder
 from openshell.egress.http1 import FieldMemory, HeadRejected, RequestHeadReader
 from openshell.egress.identity import Identity
-from openshell.egress.judging import Judged, Refused, Route, judge
+from openshell.egress.judging import Judged, Refused, judge
+from openshell.egress.route import Pending, Route
 from openshell.policy.compile import compile_policy
 from openshell.policy.parse import parse_policy
 
@@ -122,7 +123,7 @@ class Connection:
             head = reader.feed(data)
         except HeadRejected as rejected:
             return rejected.reason
-        outcome = judge(self._admission, current, self._route, head, now_ms=now_ms)
+        outcome = judge(self._admission, current, self._route, Pending(head), now_ms=now_ms)
         self._route = outcome.route
         if isinstance(outcome, Refused):
             return outcome.why, outcome.where, outcome.detail

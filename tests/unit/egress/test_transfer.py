@@ -62,7 +62,7 @@ def test_a_marker_in_a_trailer_is_found():
 
 def test_many_small_chunks_cost_one_look_per_read():
     stream, counting = body(), CountingScanner()
-    stream._scanner = counting
+    stream.scanner = counting
     client = Client()
     stream.take(chunked(b"x" * 10_000, 1) + b"GET /next", client)
     assert stream.done

@@ -7,10 +7,25 @@ rewrites heads and scans bodies.
 from __future__ import annotations
 
 from openshell.egress.credentials.binding import BadPattern, BoundEndpoint, EndpointScope
+from openshell.egress.credentials.body import (
+    BODY_LIMIT,
+    RewrittenBody,
+    refuse_marker,
+    rewrite_body,
+)
+from openshell.egress.credentials.grants import (
+    GrantRejected,
+    GrantSet,
+    TokenGrant,
+    Tokens,
+    TokenUnavailable,
+    inject,
+)
 from openshell.egress.credentials.placeholder import (
     MarkerScanner,
     Placeholder,
     find_marker,
+    first_placeholder,
     parse_placeholder,
     redact_placeholders,
 )
@@ -18,6 +33,7 @@ from openshell.egress.credentials.rewrite import (
     NEEDS_TLS,
     CredentialRefused,
     Rewritten,
+    is_echoed,
     rewrite_head,
 )
 from openshell.egress.credentials.state import (
@@ -28,6 +44,7 @@ from openshell.egress.credentials.state import (
 )
 
 __all__ = [
+    "BODY_LIMIT",
     "NEEDS_TLS",
     "BadPattern",
     "Binding",
@@ -35,13 +52,24 @@ __all__ = [
     "CredentialRefused",
     "CredentialSet",
     "EndpointScope",
+    "GrantRejected",
+    "GrantSet",
     "MarkerScanner",
     "Placeholder",
     "Rewritten",
+    "RewrittenBody",
     "SnapshotRejected",
+    "TokenGrant",
+    "TokenUnavailable",
+    "Tokens",
     "Unresolved",
     "find_marker",
+    "first_placeholder",
+    "inject",
+    "is_echoed",
     "parse_placeholder",
     "redact_placeholders",
+    "refuse_marker",
+    "rewrite_body",
     "rewrite_head",
 ]

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Final, Self
 
 from openshell.egress.credentials.binding import BoundEndpoint, EndpointScope
+from openshell.egress.credentials.grants import NO_GRANTS, GrantSet
 from openshell.egress.credentials.placeholder import (
     Placeholder,
     is_reserved_key,
@@ -80,6 +81,10 @@ class CredentialSet:
     revision: int = 0
     # Keys left out because their names cannot be told from a revision or handle; for a warning.
     skipped: tuple[str, ...] = ()
+    # Credentials that are fetched for a request; no process in the sandbox knows of them.
+    grants: GrantSet = field(default=NO_GRANTS)
+    # Configuration that programs read themselves and nobody puts into a request for them.
+    _shown: frozenset[str] = frozenset()
     _values: _Values = field(default_factory=lambda: MappingProxyType({}))
     _bindings: Mapping[str, Binding] = field(default_factory=lambda: MappingProxyType({}))
     _ever_bound: frozenset[str] = frozenset()
@@ -102,10 +107,15 @@ class CredentialSet:
         bindings: Mapping[str, Binding],
         *,
         non_secret_keys: tuple[str, ...] = (),
+        shown_keys: frozenset[str] = frozenset(),
+        grants: GrantSet = NO_GRANTS,
         expires_at_ms: Mapping[str, int] = _NO_EXPIRY,
         previous: CredentialSet | None = None,
     ) -> Self:
-        """The set after a snapshot. Raises SnapshotRejected when the snapshot contradicts itself."""
+        """The set after a snapshot. Raises SnapshotRejected when the snapshot contradicts itself.
+
+        Of the keys that are no secret, those in `shown_keys` stand in the environment as they are.
+        """
         _check(environment, bindings, non_secret_keys)
         before = previous if previous is not None else CredentialSet()
         epoch = before.epoch + 1
@@ -133,6 +143,8 @@ class CredentialSet:
             epoch=epoch,
             revision=revision,
             skipped=skipped,
+            grants=grants,
+            _shown=shown_keys.intersection(non_secret_keys),
             _values=MappingProxyType(values),
             _bindings=MappingProxyType(kept),
             _ever_bound=before._ever_bound | bindings.keys(),
@@ -141,15 +153,16 @@ class CredentialSet:
             _since=MappingProxyType(since),
         )
 
-    def revoked(self) -> CredentialSet:
+    def revoked(self, grants: GrantSet | None = None) -> CredentialSet:
         """Without any value, old or new, after a failed fetch or a rejected snapshot.
 
-        Bindings and identities stay: a wrong endpoint is still a mismatch, and a later snapshot of the same
+        Grants stay, or are those that came with what was rejected. Bindings and identities stay: a wrong endpoint is still a mismatch, and a later snapshot of the same
         identity revives the placeholders that agents hold.
         """
         return CredentialSet(
             epoch=self.epoch + 1,
             revision=self.revision,
+            grants=self.grants if grants is None else grants,
             _bindings=self._bindings,
             _ever_bound=self._ever_bound,
             _installed=self._installed,
@@ -162,14 +175,16 @@ class CredentialSet:
         return not self._values
 
     def child_environment(self) -> Mapping[str, str]:
-        """What a process in the sandbox gets: placeholders, never a value."""
+        """What a process in the sandbox gets: placeholders, never the value of a secret."""
         return {
-            key: render_placeholder(
+            key: value.text
+            if key in self._shown
+            else render_placeholder(
                 key,
                 revision=self.revision,
                 handle=self._bindings[key].handle if key in self._bindings else "",
             )
-            for key in self._values
+            for key, value in self._values.items()
         }
 
     def resolve(

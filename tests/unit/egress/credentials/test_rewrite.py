@@ -86,10 +86,13 @@ REFUSED = {
     "text_behind": head((b"Authorization", b"Bearer " + MARK + b" x")),
     "percent_encoded": head((b"X-Api-Key", MARK.replace(b":", b"%3A"))),
     "field_name": head((b"OPENSHELL-RESOLVE-ENV-KEY", b"x")),
-    "path": head(target=b"/" + MARK),
-    "path_encoded": head(target=b"/" + MARK.replace(b":", b"%3a")),
-    "query": head(target=b"/?k=" + MARK),
-    "good_header_and_path": head((b"X-Api-Key", MARK), target=b"/" + MARK),
+    "query_name": head(target=b"/?" + MARK + b"=1"),
+    "query_without_equals": head(target=b"/?a=1&" + MARK),
+    "query_bare_form": head(target=b"/?k=openshell:resolve:env:KEY"),
+    "path_unknown_key": head(target=b"/" + MARK + b"2"),
+    "path_alias_not_whole": head(target=b"/x%20sk-OPENSHELL-RESOLVE-ENV-KEY"),
+    "path_malformed": head(target=b"/openshell:resolve:env:"),
+    "good_header_and_query_name": head((b"X-Api-Key", MARK), target=b"/?" + MARK),
     "good_header_and_bad_one": head((b"X-Api-Key", MARK), (b"X-Other", b"a" + MARK)),
     "host": RequestHead(
         b"GET", b"/", b"HTTP/1.1", ((b"Host", b"sk-OPENSHELL-RESOLVE-ENV-KEY"),), NO_BODY
@@ -110,6 +113,82 @@ def test_markers_elsewhere_refuse_the_request(request_head: RequestHead) -> None
     assert outcome.code == "credential_unavailable"
     in_target = request_head.target != b"/"
     assert outcome.place == ("request-target" if in_target else "header")
+
+
+TARGETS = {
+    "segment": (b"/v1/" + MARK + b"/x", b"/v1/" + VALUE + b"/x"),
+    "part of a segment": (b"/bot" + MARK + b"/send", b"/bot" + VALUE + b"/send"),
+    "ended by a dash": (b"/a-" + MARK + b"-b", b"/a-" + VALUE + b"-b"),
+    "two in a segment": (b"/" + MARK + b"." + MARK, b"/" + VALUE + b"." + VALUE),
+    "encoded": (b"/" + MARK.replace(b":", b"%3a"), b"/" + VALUE),
+    "query": (b"/x?k=" + MARK, b"/x?k=" + VALUE),
+    "query, encoded": (b"/?a=%2f&k=" + MARK.replace(b":", b"%3A"), b"/?a=%2f&k=" + VALUE),
+    "part of a query value": (b"/?k=a+b" + MARK + b"%26c", b"/?k=a%20b" + VALUE + b"%26c"),
+    "two values": (b"/?k=" + MARK + b"&l=1&m=" + MARK, b"/?k=" + VALUE + b"&l=1&m=" + VALUE),
+    "both": (b"/" + MARK + b"?k=" + MARK, b"/" + VALUE + b"?k=" + VALUE),
+    "kept slash": (b"/a%2Fb" + MARK, b"/a%2Fb" + VALUE),
+}
+
+
+@pytest.mark.parametrize(("target", "sent"), TARGETS.values(), ids=TARGETS.keys())
+def test_places_in_the_target(target: bytes, sent: bytes) -> None:
+    outcome = rewrite_head(SET, head(target=target), HOME, now_ms=0)
+    assert isinstance(outcome, Rewritten)
+    assert outcome.head.target == sent
+    assert outcome.used == ("KEY",)
+    refused = rewrite_head(SET, head(target=target), AWAY, now_ms=0)
+    assert refused == CredentialRefused("credential_endpoint_mismatch", "request-target")
+
+
+def test_a_placeholder_encoded_twice_is_text() -> None:
+    for target in (b"/" + MARK.replace(b":", b"%253A"), b"/?k=" + MARK.replace(b":", b"%253A")):
+        assert rewrite_head(SET, head(target=target), HOME, now_ms=0) == Rewritten(
+            head(target=target), ()
+        )
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        head((b"Cookie", b"a=" + MARK)),
+        head((b"X-Api-Key", b"x" + MARK.replace(b":", b"%3A"))),
+        head(target=b"/?" + MARK + b"=1"),
+        head(target=b"/?x=openshell:resolve:env:KEY"),
+        head((b"X-Api-Key", b"sk-OPENSHELL-RESOLVE-ENV-KEY")),
+        head((b"X-Unknown", b"openshell:resolve:env:v7_OTHER"), (b"Cookie", b"a=" + MARK)),
+    ],
+)
+def test_elsewhere_it_is_a_mismatch_even_where_nothing_is_replaced(request_head) -> None:
+    outcome = rewrite_head(SET, request_head, AWAY, now_ms=0)
+    assert isinstance(outcome, CredentialRefused)
+    assert outcome.code == "credential_endpoint_mismatch"
+
+
+def valued(value: str) -> CredentialSet:
+    return CredentialSet.build(
+        7, {"KEY": value}, {"KEY": Binding((BoundEndpoint("api.example", 443),), "p")}
+    )
+
+
+@pytest.mark.parametrize("value", ["a/b", "a\\b", "a?b", "a#b", "..", ".", ";x", "..;x", "a\r\nb"])
+def test_a_value_cannot_change_a_path(value: str) -> None:
+    outcome = rewrite_head(valued(value), head(target=b"/x/" + MARK + b"/y"), HOME, now_ms=0)
+    assert outcome == CredentialRefused("credential_unavailable", "request-target")
+
+
+@pytest.mark.parametrize("target", [b"/." + MARK, b"/a%2F." + MARK, b"/a%5C." + MARK])
+def test_a_value_cannot_make_a_dot_segment_with_what_is_there(target: bytes) -> None:
+    assert isinstance(rewrite_head(valued("x"), head(target=target), HOME, now_ms=0), Rewritten)
+    outcome = rewrite_head(valued("."), head(target=target), HOME, now_ms=0)
+    assert isinstance(outcome, CredentialRefused)
+
+
+def test_values_are_encoded_for_their_place() -> None:
+    held = valued("a&b=c d%2F+;é")
+    outcome = rewrite_head(held, head(target=b"/" + MARK + b"?k=" + MARK), HOME, now_ms=0)
+    # In a path nothing of it is a border; the semicolon is, for servers that know parameters.
+    assert isinstance(outcome, Rewritten)
+    assert outcome.head.target == (b"/a&b=c%20d%252F+%3B%C3%A9?k=a%26b%3Dc%20d%252F%2B%3B%C3%A9")
 
 
 def test_a_user_with_a_colon_does_not_move_the_border() -> None:
