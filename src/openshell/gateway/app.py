@@ -47,6 +47,7 @@ from openshell.gateway.keys import Identity, load_identity
 from openshell.gateway.lifecycle import Lifecycle
 from openshell.gateway.listener import ListenError, bind_tcp, bind_unix, new_server
 from openshell.gateway.peer import uid_of_peer
+from openshell.gateway.peers import Peers, make_channel
 from openshell.gateway.refresh.minting import Minter
 from openshell.gateway.refresh.renewal import Renewals
 from openshell.gateway.refresh.worker import RefreshWorker
@@ -122,6 +123,7 @@ class Gateway:
         self.port = 0
         self._store: Store | None = None
         self._driver: ComputeDriver | None = None
+        self._peers: Peers | None = None
         self._lifecycle: Lifecycle | None = None
         self._session_service: SessionService | None = None
         self._refresh_worker: RefreshWorker | None = None
@@ -157,6 +159,10 @@ class Gateway:
         compute = Compute(store, driver, self.sessions, self.bus, self.tasks, host_id=host_id)
         await compute.adopt()
         self._compose(store, driver, compute, identity, f"unix:{socket}")
+        self._peers = Peers(
+            self.bus, make_channel(settings.database, host_id), self.tasks, own_id=host_id
+        )
+        await self._peers.open()
         for server in self._servers:
             await server.start()
         compute.start()
@@ -179,6 +185,8 @@ class Gateway:
             await server.stop(STOP_GRACE_SECONDS)
         self._servers.clear()
         await self.tasks.close()
+        if self._peers is not None:
+            await self._peers.close()
         if self._driver is not None:
             await self._driver.close()
         if self._store is not None:

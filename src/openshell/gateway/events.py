@@ -1,5 +1,7 @@
 """Notifications inside one gateway process: who writes announces, who waits is woken.
 
+What concerns other gateways on the same database reaches them through `peers.py`.
+
 Carries no state of record: a subscriber reads the store after being woken. Topics are strings
 ("sandbox", "logs", "platform", "config"), keys are sandbox ids. Every queue is bounded; a
 subscriber that falls behind learns how much it missed. Must be used on the event loop's thread.
@@ -91,6 +93,7 @@ class Bus:
     def __init__(self) -> None:
         self._subscribers: dict[tuple[str, str], list[Subscription]] = {}
         self._listeners: dict[str, list[Callable[[str, object], None]]] = {}
+        self._outlet: Callable[[str, str, object], None] | None = None
 
     def subscribe(self, topics: Iterable[str], key: str, *, limit: int = 1024) -> Subscription:
         """One queue for several topics of one key. Values beyond `limit` are counted, not kept."""
@@ -104,8 +107,18 @@ class Bus:
         """Calls `listener(key, value)` at every publication of the topic. It must not block."""
         self._listeners.setdefault(topic, []).append(listener)
 
+    def forward(self, outlet: Callable[[str, str, object], None]) -> None:
+        """Shows `outlet(topic, key, value)` all that is published here. It must not block."""
+        self._outlet = outlet
+
     def publish(self, topic: str, key: str, value: object = None) -> None:
         """Without a value: "read it again"."""
+        self.deliver(topic, key, value)
+        if self._outlet is not None:
+            self._outlet(topic, key, value)
+
+    def deliver(self, topic: str, key: str, value: object = None) -> None:
+        """As `publish`, for what another gateway has published: it goes no further."""
         for subscription in self._subscribers.get((topic, key), ()):
             subscription.push(topic, value)
         for listener in self._listeners.get(topic, ()):
