@@ -7,7 +7,7 @@ again give the same model (marks apart). Callers: `policy get`, dry runs, the JS
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import yaml
 
@@ -173,8 +173,12 @@ class _Dumper(yaml.SafeDumper):
         super().increase_indent(flow, False)
 
 
+# Line ends of Unicode, which the reader folds into spaces unless they are escaped.
+_LINE_ENDS: Final = frozenset("\x85\u2028\u2029")
+
+
 def _represent_str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = None if is_plain_text(value) else '"'
+    style = None if is_plain_text(value) and _LINE_ENDS.isdisjoint(value) else '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 

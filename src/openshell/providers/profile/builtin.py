@@ -29,7 +29,7 @@ def builtin_profiles() -> Mapping[str, ProviderProfile]:
     for path in sorted(_DIRECTORY.glob("*.yaml")):
         profile = read_profile(path.read_text(encoding="utf-8"), source=path.name, format="yaml")
         profiles[profile.id] = profile
-    return MappingProxyType(profiles)
+    return MappingProxyType(dict(sorted(profiles.items())))
 
 
 @functools.cache

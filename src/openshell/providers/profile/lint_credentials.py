@@ -43,7 +43,7 @@ OUTPUTS: Final[Mapping[Strategy, Mapping[str, str]]] = MappingProxyType(
 """Further values of a strategy, all of them needed, and the variable that each must become."""
 
 # Steps of comparing overrides, for all grants of a profile together: a fraction of a second.
-_COMPARING: Final = 200_000
+_COMPARING: Final = 50_000
 _STYLES: Final = ("", "basic", "bearer", "header", "query", "path")
 _REFRESH: Final = "credentials.refresh"
 _OUTPUTS: Final = "credentials.refresh.additional_outputs"
