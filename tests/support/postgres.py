@@ -133,11 +133,11 @@ class PostgresServer:
             assert time.monotonic() < deadline, "PostgreSQL did not start"
             time.sleep(0.02)
 
-    def stop(self) -> None:
-        """At once: connections break in the middle of whatever they do."""
+    def stop(self, number: signal.Signals = signal.SIGQUIT) -> None:
+        """At once, connections break in the middle of whatever they do; SIGINT keeps what was written."""
         process, self._process = self._process, None
         if process is not None:
-            process.send_signal(signal.SIGQUIT)
+            process.send_signal(number)
             process.wait(START_SECONDS)
 
     def execute(self, statement: str, database: str = "postgres") -> list[Any]:
