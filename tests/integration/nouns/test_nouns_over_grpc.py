@@ -143,16 +143,11 @@ async def test_logs_stream_in_and_are_read_back(gateway, doors):
 @pytest.mark.parametrize(
     "method",
     [
-        "ListProviderProfiles",
-        "GetProviderProfile",
-        "ImportProviderProfiles",
-        "UpdateProviderProfiles",
-        "LintProviderProfiles",
-        "DeleteProviderProfile",
-        "GetProviderRefreshStatus",
-        "ConfigureProviderRefresh",
-        "RotateProviderCredential",
-        "DeleteProviderRefresh",
+        "GetDraftPolicy",
+        "ApproveDraftChunk",
+        "ExposeService",
+        "ListServices",
+        "CreateWorkspace",
     ],
 )
 async def test_what_is_not_built_says_its_name(doors, method):
