@@ -128,7 +128,8 @@ def _destinations(
         if binding.provider == item.record.name
     )
     if item.entry is None or not item.entry.profile.endpoints:
-        return bound, "" if bound else "no endpoint of the policy binds this provider"
+        usable = tuple(filter(_is_usable, bound))
+        return usable, "" if usable else "no endpoint of the policy binds this provider"
     if bound:
         return (), "both its profile and the policy say where its credentials go"
     usable = item.entry.derive(_profile_destinations)
@@ -136,16 +137,17 @@ def _destinations(
 
 
 def _profile_destinations(entry: Entry) -> tuple[Destination, ...]:
-    """Without what the supervisor could not read: it would reject all providers for it."""
-    return tuple(
-        dict.fromkeys(
-            Destination(normalize_host(endpoint.host), port, endpoint.path)
-            for endpoint in entry.profile.endpoints
-            if is_usable_host(normalize_host(endpoint.host))
-            for port in endpoint.ports
-            if 1 <= port <= 65535
-        )
+    found = (
+        Destination(normalize_host(endpoint.host), port, endpoint.path)
+        for endpoint in entry.profile.endpoints
+        for port in endpoint.ports
     )
+    return tuple(dict.fromkeys(filter(_is_usable, found)))
+
+
+def _is_usable(place: Destination) -> bool:
+    """Whether the supervisor can read it: for one that it cannot, it would reject all providers."""
+    return is_usable_host(place.host) and 1 <= place.port <= 65535
 
 
 def _handle(
