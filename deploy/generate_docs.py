@@ -53,6 +53,22 @@ The keys of the local driver stand in `[openshell.drivers.local]`:
 
 State is under `$XDG_STATE_HOME/openshell` (`~/.local/state/openshell`): `gateway/` (database, log, key of
 stored credentials), `tls/` (certificates and token keys), `local/` (sandboxes). Everything is 0600 in 0700.
+
+## Database
+
+`OPENSHELL_DB_URL` (or `--db-url`) is `sqlite:PATH`, the default, or `postgresql://USER@HOST:PORT/NAME` with
+whatever parameters libpq knows (`?sslmode=verify-full`, `?host=/run/postgresql`). PostgreSQL needs
+`pip install 'openshell-py[postgres]'`, a database with `ENCODING 'UTF8'`, and a user that may create tables
+in it. Its password stands in the variable, in `PGPASSWORD` or in a password file; on the command line it is
+refused. A pooler between must keep sessions (no transaction pooling).
+
+Several gateways may use one database: PostgreSQL, or one SQLite file on one machine. Each has its own state
+directory and hosts its own sandboxes; `local/host-id` says whose they are. Everything else is common, and a
+change made at one reaches sandboxes of the others at once. Commands that need the compute of a sandbox
+(`exec`, `connect`, `stop`, `start`, `delete`) are answered by the gateway that hosts it; the others refuse and
+name the host. The gateways must share the key of stored credentials
+(`credential_storage.key_encryption_key_path`). If a state directory is lost, its sandboxes' records can be
+deleted by a gateway whose `local/host-id` is set to the host that the refusal names.
 """
 
 
