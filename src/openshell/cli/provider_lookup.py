@@ -1,6 +1,7 @@
 """What commands about providers ask the gateway before they act: types, their profiles, the setting.
 
-The pure halves are `provider_types` and `provider_discovery`.
+The pure halves are `provider_types` and `provider_discovery`. The policy language, which profiles speak,
+is loaded by the methods that read one.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import grpc
 from openshell.cli.failures import CliError
 from openshell.cli.provider_discovery import Found, discover_by_profile, discover_by_table
 from openshell.cli.provider_types import KNOWN_TYPES, known_type
-from openshell.codec.profile import profile_from_proto
-from openshell.codec.settings import value_from_proto
 from openshell.providers.types import canonical_type
 from openshell.sdk.nouns import SettingsClient
 from openshell.sdk.profiles import ProfileClient
@@ -38,6 +37,8 @@ class Lookup:
 
     def v2_enabled(self) -> bool:
         """Whether profiles of attached providers count."""
+        from openshell.codec.settings import value_from_proto
+
         settings = SettingsClient(self.client).read_global().settings
         return _V2 in settings and value_from_proto(settings[_V2]) is True
 
@@ -49,6 +50,8 @@ class Lookup:
             if error.code() in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}:
                 return None
             raise
+        from openshell.codec.profile import profile_from_proto
+
         return profile_from_proto(found)
 
     def require_profile(self, kind: str, why: str) -> ProviderProfile:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import grpc
 import pytest
@@ -155,6 +157,29 @@ def test_update_merges_what_is_named(scripted, monkeypatch, capsys):
     assert run([*update, "--from-existing", "--credential", "A"]) == 2
     assert run([*update, "--credential-expires-at", "A=-1"]) == 1
     assert "cannot be negative" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("provider", {"grpc", "yaml", "pydantic"}),
+        ("profile", {"grpc", "yaml", "pydantic"}),
+        ("sandbox_create_providers", {"yaml", "pydantic", "openshell.policy"}),
+        ("provider_create", {"grpc", "yaml", "pydantic"}),
+        ("profile_stale", {"pydantic"}),
+        ("profile_show", {"grpc", "yaml", "pydantic"}),
+        ("profile_change", {"yaml", "pydantic"}),
+        ("profile_apply", {"yaml", "pydantic"}),
+    ],
+)
+def test_commands_load_only_what_they_need(module, unwanted):
+    script = (
+        f"import sys, openshell.cli.{module}; print(*(m for m in {unwanted!r} if m in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "\n"
 
 
 # Renewal
