@@ -16,7 +16,7 @@ from openshell.cli.connection import session
 from openshell.cli.failures import CliError
 from openshell.cli.groups import command
 from openshell.cli.output import note, output_option, print_structured
-from openshell.cli.profile_scope import ProfileScope, global_option, source_options
+from openshell.cli.profile_scope import ProfileScope, global_option, id_argument, source_options
 
 if TYPE_CHECKING:
     from openshell._proto import openshell_ext_profiles_pb2 as ext
@@ -170,7 +170,7 @@ def _profile_documents(
 
 
 @command("diff")
-@click.argument("id_", metavar="ID")
+@id_argument
 @click.option("-f", "--file", "file", required=True, metavar="FILE", help="The other document.")
 @global_option
 @output_option()
@@ -235,7 +235,7 @@ def _print_diff(
 
 
 @command("rollback")
-@click.argument("id_", metavar="ID")
+@id_argument
 @click.option("--to", required=True, type=click.IntRange(1), metavar="N", help="See 'history'.")
 @_dry_run_option
 @global_option

@@ -11,7 +11,7 @@ from openshell.cli.connection import session
 from openshell.cli.failures import CliError
 from openshell.cli.groups import command
 from openshell.cli.output import note
-from openshell.cli.profile_scope import ProfileScope, global_option, source_options
+from openshell.cli.profile_scope import ProfileScope, global_option, id_argument, source_options
 
 if TYPE_CHECKING:
     from openshell._proto import openshell_pb2
@@ -69,7 +69,7 @@ def lint(file: str | None, directory: str | None, is_global: bool) -> None:
 
 
 @command("update")
-@click.argument("id_", metavar="ID")
+@id_argument
 @click.option("-f", "--file", "file", required=True, metavar="FILE", help="An edited export.")
 @global_option
 def update(id_: str, file: str, is_global: bool) -> None:
@@ -133,7 +133,7 @@ def _refused(
 
 
 @command("delete")
-@click.argument("id_", metavar="ID")
+@id_argument
 @global_option
 def delete(id_: str, is_global: bool) -> None:
     """Delete profile ID. Built-in ones and those that sandboxes use are refused."""

@@ -9,10 +9,12 @@ from typing import Any
 
 import click
 
+from openshell.cli.completions import gateway_names
 from openshell.cli.connection import Session
 
-__all__ = ["ProfileScope", "global_option", "source_options"]
+__all__ = ["ProfileScope", "global_option", "id_argument", "source_options"]
 
+id_argument = click.argument("id_", metavar="ID", shell_complete=gateway_names("profiles"))
 global_option = click.option(
     "--global", "is_global", is_flag=True, help="Profiles of the platform, not of a workspace."
 )

@@ -19,7 +19,7 @@ from openshell.cli.output import (
     printable,
     timestamp,
 )
-from openshell.cli.profile_scope import ProfileScope, global_option
+from openshell.cli.profile_scope import ProfileScope, global_option, id_argument
 
 if TYPE_CHECKING:
     from openshell._proto import openshell_ext_profiles_pb2 as ext
@@ -99,7 +99,7 @@ def _cut(text: str, limit: int) -> str:
 
 
 @command("export")
-@click.argument("id_", metavar="ID")
+@id_argument
 @click.option("--revision", type=click.IntRange(1), metavar="N", help="As it was; see 'history'.")
 @global_option
 @output_option("yaml", "json", "table")
@@ -149,7 +149,7 @@ def _present(client: ProfileClient, id_: str, scope: ProfileScope) -> openshell_
 
 
 @command("history")
-@click.argument("id_", metavar="ID")
+@id_argument
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0, show_default=True)
 @global_option

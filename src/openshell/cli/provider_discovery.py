@@ -18,7 +18,7 @@ from openshell.cli.failures import CliError
 if TYPE_CHECKING:
     from openshell.providers.profile.model import ProviderProfile
 
-__all__ = ["Found", "discover_by_profile", "discover_by_table", "read_text"]
+__all__ = ["Found", "discover_by_profile", "discover_by_table", "read_text", "types_using"]
 
 _VERTEX: Final = "google-vertex-ai"
 _VERTEX_CONFIG: Final = (
@@ -61,6 +61,12 @@ class Found:
     credentials: dict[str, str] = field(default_factory=dict, repr=False)
     config: dict[str, str] = field(default_factory=dict)
     looked_for: tuple[str, ...] = ()
+
+
+def types_using(variable: str) -> tuple[str, ...]:
+    """The known types whose credentials are kept in a variable of that name, in any case."""
+    name = variable.upper()
+    return tuple(kind for kind, names in _TABLE.items() if name in names)
 
 
 def read_text(path: str) -> str | None:

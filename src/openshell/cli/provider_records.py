@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import click
 
+from openshell.cli.completions import gateway_names
 from openshell.cli.connection import session
 from openshell.cli.groups import command
 from openshell.cli.output import output_option, print_block, print_structured, print_table
@@ -63,7 +64,7 @@ def list_(limit: int, offset: int, names: bool, all_workspaces: bool, output: st
 
 
 @command("get")
-@click.argument("name")
+@click.argument("name", shell_complete=gateway_names("providers"))
 @output_option()
 def get(name: str, output: str) -> None:
     """Show one provider; values are never shown."""
@@ -95,7 +96,7 @@ def get(name: str, output: str) -> None:
 
 
 @command("update")
-@click.argument("name")
+@click.argument("name", shell_complete=gateway_names("providers"))
 @click.option(
     "--credential",
     "credentials",
@@ -157,7 +158,13 @@ def update(
 
 
 @command("delete")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument(
+    "names",
+    nargs=-1,
+    required=True,
+    metavar="NAME...",
+    shell_complete=gateway_names("providers"),
+)
 def delete(names: tuple[str, ...]) -> None:
     """Delete providers with their credentials. Attached ones are refused."""
     import grpc

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from openshell.cli.completions import gateway_names
 from openshell.cli.connection import session
 from openshell.cli.failures import CliError
 from openshell.cli.groups import command
@@ -55,7 +56,7 @@ def _document(item: openshell_pb2.ProviderCredentialRefreshStatus) -> dict[str, 
 
 
 @command("status")
-@click.argument("name")
+@click.argument("name", shell_complete=gateway_names("providers"))
 @click.option("--credential-key", "key", default="", metavar="KEY", help="Only this one.")
 @output_option()
 def status(name: str, key: str, output: str) -> None:
@@ -97,7 +98,7 @@ def status(name: str, key: str, output: str) -> None:
 
 
 @command("configure")
-@click.argument("name")
+@click.argument("name", shell_complete=gateway_names("providers"))
 @_key_option
 @click.option("--strategy", required=True, type=click.Choice(_STRATEGIES))
 @click.option("--material", multiple=True, metavar="K=V", help="An input that is no secret.")
@@ -166,7 +167,7 @@ def configure(
 
 
 @command("rotate")
-@click.argument("name")
+@click.argument("name", shell_complete=gateway_names("providers"))
 @_key_option
 def rotate(name: str, key: str) -> None:
     """Renew a credential of provider NAME now."""
@@ -184,7 +185,7 @@ def rotate(name: str, key: str) -> None:
 
 
 @command("delete")
-@click.argument("name")
+@click.argument("name", shell_complete=gateway_names("providers"))
 @_key_option
 def delete(name: str, key: str) -> None:
     """Stop renewing a credential of provider NAME; its present value stays until it ends."""

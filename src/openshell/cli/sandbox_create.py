@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from openshell.cli.completions import gateway_names
 from openshell.cli.connection import session
 from openshell.cli.failures import CliError
 from openshell.cli.groups import command
@@ -52,6 +53,7 @@ _CREDENTIAL_WORDS = (
     multiple=True,
     metavar="NAME",
     help="Attach this provider; a type's name makes one of what is found here.",
+    shell_complete=gateway_names("providers"),
 )
 @click.option(
     "--auto-providers/--no-auto-providers",
@@ -229,14 +231,21 @@ def _env_pair(item: str) -> tuple[str, str]:
 
 
 def _warn_credentials(environment: dict[str, str]) -> None:
+    from openshell.cli.provider_discovery import types_using
+
     for key in environment:
         padded = f"_{key.upper()}_"
-        if any(f"_{word}_" in padded for word in _CREDENTIAL_WORDS):
+        types = types_using(key)
+        if types or any(f"_{word}_" in padded for word in _CREDENTIAL_WORDS):
             note(
                 f"Warning: {key} looks like a credential; --env puts its value inside the sandbox.\n"
-                f"  A provider keeps it outside: openshell provider create --name NAME "
-                f"--type generic --credential {key}"
+                "  A provider keeps it outside:"
             )
+            for kind in types or ("generic",):
+                name = kind if types else "NAME"
+                note(
+                    f"    openshell provider create --name {name} --type {kind} --credential {key}"
+                )
 
 
 def _wait_ready(opened: Session, sandbox_id: str) -> None:

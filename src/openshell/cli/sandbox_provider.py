@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import click
 
+from openshell.cli.completions import gateway_names
 from openshell.cli.connection import Session, session
 from openshell.cli.failures import CliError
 from openshell.cli.groups import Entry, LazyGroup, command
@@ -26,7 +27,7 @@ provider = LazyGroup(
 
 
 @command("list")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=gateway_names("sandboxes"))
 @output_option()
 def list_(name: str | None, output: str) -> None:
     """List the providers of a sandbox in the order of attachment."""
@@ -52,8 +53,8 @@ def list_(name: str | None, output: str) -> None:
 
 
 @command("attach")
-@click.argument("name")
-@click.argument("provider_name", metavar="PROVIDER")
+@click.argument("name", shell_complete=gateway_names("sandboxes"))
+@click.argument("provider_name", metavar="PROVIDER", shell_complete=gateway_names("providers"))
 def attach(name: str, provider_name: str) -> None:
     """Let sandbox NAME use PROVIDER."""
     from openshell.sdk.providers import ProviderClient
@@ -73,8 +74,8 @@ def attach(name: str, provider_name: str) -> None:
 
 
 @command("detach")
-@click.argument("name")
-@click.argument("provider_name", metavar="PROVIDER")
+@click.argument("name", shell_complete=gateway_names("sandboxes"))
+@click.argument("provider_name", metavar="PROVIDER", shell_complete=gateway_names("providers"))
 def detach(name: str, provider_name: str) -> None:
     """Take PROVIDER away from sandbox NAME."""
     from openshell.sdk.providers import ProviderClient
