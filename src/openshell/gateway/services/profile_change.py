@@ -17,6 +17,7 @@ from openshell._proto import openshell_pb2
 from openshell.gateway.errors import aborted
 from openshell.gateway.records import Kind
 from openshell.gateway.services.catalogues import PLATFORM
+from openshell.gateway.services.profile_diff import PolicyComparer
 from openshell.gateway.services.profile_history import Deed, append_revision
 from openshell.gateway.services.profile_impact import Effects, Impact, effects_between
 from openshell.gateway.services.profile_plan import ERROR, Diagnostic, Write, bounded
@@ -148,6 +149,7 @@ class _Shared:
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
+        self._comparer = PolicyComparer()
         self._known: dict[tuple[str, ...], list[tuple[SandboxPolicy | None, Effects]]] = {}
         self._before: dict[str, Attached] = {}
 
@@ -166,7 +168,11 @@ class _Shared:
             if policy == now.policy:
                 return effects
         faults = _new(_faults, then, now)
-        effects = effects_between(then, now, faults) if self._wanted else Effects(faults=faults)
+        effects = (
+            effects_between(then, now, faults, self._comparer)
+            if self._wanted
+            else Effects(faults=faults)
+        )
         known.append((now.policy, effects))
         return effects
 

@@ -1,8 +1,8 @@
 """What one change of profiles means for one sandbox, in sentences. Pure.
 
-Compares two situations that differ in nothing but profiles: policies by what they allow, as
-`policy diff` does, and credentials by where they may go. Sandboxes whose policy and providers are
-equal share the answer, so that a change that concerns hundreds is worked out a few times.
+Compares two situations that differ in nothing but profiles: policies by what they allow
+(`profile_diff`) and credentials by where they may go. Sandboxes whose policy and providers are equal
+share the answer (`profile_change`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from openshell._proto import openshell_ext_profiles_pb2 as ext
-from openshell.policy.diff import ChangeKind, Effect, FieldChange, ReachChange, diff_policies
-from openshell.policy.diff_text import terms_line
-from openshell.policy.model import SandboxPolicy
+from openshell.gateway.services.profile_diff import Difference, PolicyComparer
 from openshell.providers.environment import plan_environment
 from openshell.providers.fitness import effective_policy
 from openshell.providers.situation import Fault, Situation
@@ -52,12 +50,18 @@ class Impact:
     effects: Effects
 
 
-def effects_between(before: Situation, after: Situation, faults: Sequence[Fault]) -> Effects:
-    gained, lost = _policy_sentences(effective_policy(before), effective_policy(after))
+def effects_between(
+    before: Situation, after: Situation, faults: Sequence[Fault], comparer: PolicyComparer
+) -> Effects:
+    old_policy, new_policy = effective_policy(before), effective_policy(after)
+    difference = Difference()
+    # Neither or both are there: no profile makes a policy.
+    if old_policy is not None and new_policy is not None:
+        difference = comparer.compare(old_policy, new_policy)
     old, new = set(_credentials(before)), set(_credentials(after))
     return Effects(
-        gained=tuple(gained),
-        lost=tuple(lost),
+        gained=difference.gained,
+        lost=difference.lost,
         bound=tuple(sorted(new - old)),
         unbound=tuple(sorted(old - new)),
         faults=tuple(faults),
@@ -100,47 +104,6 @@ def _cut(sentences: Sequence[str], limit: int) -> list[str]:
     if len(sentences) <= limit:
         return list(sentences)
     return [*sentences[:limit], f"and {len(sentences) - limit} more"]
-
-
-def _policy_sentences(
-    before: SandboxPolicy | None, after: SandboxPolicy | None
-) -> tuple[list[str], list[str]]:
-    if before is None or after is None or before == after:
-        return [], []
-    gained: list[str] = []
-    lost: list[str] = []
-    # Profiles add network rules and nothing else, so static sections never differ.
-    for change in diff_policies(before, after).network:
-        for effect, sentence in _sentences(change):
-            if effect is not Effect.NARROWER:
-                gained.append(sentence)
-            if effect is not Effect.WIDER:
-                lost.append(sentence)
-    return gained, lost
-
-
-def _sentences(change: ReachChange) -> Iterator[tuple[Effect, str]]:
-    place = f"{change.reach.binary} to {change.reach.place}"
-    if change.kind is ChangeKind.GAINED and change.after is not None:
-        yield Effect.WIDER, f"{place}: {terms_line(change.after)}"
-    elif change.kind is ChangeKind.LOST and change.before is not None:
-        yield Effect.NARROWER, f"{place}: {terms_line(change.before)}"
-    for field in change.fields:
-        yield from ((effect, f"{place}: {text}") for effect, text in _field_sentences(field))
-
-
-def _field_sentences(field: FieldChange) -> Iterator[tuple[Effect, str]]:
-    if field.field == "allow":
-        # A lost rule may have included others that stay.
-        left = ", ".join(field.now) or "nothing"
-        yield from ((Effect.NARROWER, f"allow {rule} (now {left})") for rule in field.lost)
-        yield from ((Effect.WIDER, f"allow {rule}") for rule in field.gained)
-    elif field.field == "deny":
-        yield from ((Effect.WIDER, f"no longer denied: {rule}") for rule in field.lost)
-        yield from ((Effect.NARROWER, f"denied now: {rule}") for rule in field.gained)
-    else:
-        old, new = (", ".join(words) or "none" for words in (field.lost, field.gained))
-        yield field.effect, f"{field.field} {old} -> {new}"
 
 
 def _credentials(situation: Situation) -> Iterator[str]:
