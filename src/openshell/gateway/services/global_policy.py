@@ -1,4 +1,4 @@
-"""The policy for all sandboxes: its revisions, and which policy is in force for a sandbox.
+"""The policy for all sandboxes: its revisions, and whether it is in force.
 
 While there is one it stands in place of every sandbox's own, in full: no rule of an attached
 provider is added, no credential is bound by the sandbox's own rules, and sandboxes take no update.
@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from openshell._proto import openshell_pb2, sandbox_pb2
-from openshell.codec.policy import policy_from_proto, policy_hash, policy_to_proto
+from openshell.codec.policy import policy_hash, policy_to_proto
 from openshell.gateway.errors import failed_precondition
 from openshell.gateway.services.revisions import (
     LOADED,
     Stored,
     append_revision,
-    base_policy,
     latest_revision,
     payload_of,
     supersede_below,
@@ -28,9 +27,9 @@ from openshell.policy.model import SandboxPolicy
 
 __all__ = [
     "GLOBAL_SCOPE",
-    "PolicyInForce",
+    "Origin",
     "global_revision",
-    "policy_in_force",
+    "policy_origin",
     "refuse_while_global",
     "retire_global",
     "store_global",
@@ -41,10 +40,9 @@ GLOBAL_SCOPE: Final = "__global__"
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyInForce:
-    """Which policy a sandbox's supervisor is to enforce, before anything is composed into it."""
+class Origin:
+    """Where the policy that a sandbox's supervisor is to enforce comes from."""
 
-    policy: SandboxPolicy | None
     source: sandbox_pb2.PolicySource.ValueType
     version: int
     """Of the sandbox's own latest revision, whatever is in force."""
@@ -58,21 +56,14 @@ def global_revision(tx: Tx) -> Row | None:
     return row if row is not None and row.status == LOADED else None
 
 
-def policy_in_force(tx: Tx, sandbox: openshell_pb2.Sandbox) -> PolicyInForce:
+def policy_origin(tx: Tx, sandbox: openshell_pb2.Sandbox) -> Origin:
     latest = latest_revision(tx, sandbox.metadata.id)
     version = (latest.version or 0) if latest is not None else 0
     everywhere = global_revision(tx)
     if everywhere is None:
-        return PolicyInForce(
-            base_policy(tx, sandbox), sandbox_pb2.POLICY_SOURCE_SANDBOX, version, 0
-        )
-    return PolicyInForce(
-        policy_from_proto(payload_of(everywhere).policy),
-        sandbox_pb2.POLICY_SOURCE_GLOBAL,
-        # The contract's number for a sandbox that has no policy of its own.
-        version or 1,
-        everywhere.version or 0,
-    )
+        return Origin(sandbox_pb2.POLICY_SOURCE_SANDBOX, version, 0)
+    # 1 is the contract's number for a sandbox that has no policy of its own.
+    return Origin(sandbox_pb2.POLICY_SOURCE_GLOBAL, version or 1, everywhere.version or 0)
 
 
 def refuse_while_global(tx: Tx) -> None:

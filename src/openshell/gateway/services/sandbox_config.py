@@ -14,7 +14,7 @@ from typing import Final
 
 from openshell._proto import openshell_pb2, sandbox_pb2
 from openshell.codec.policy import policy_hash, policy_to_proto
-from openshell.gateway.services.global_policy import policy_in_force
+from openshell.gateway.services.global_policy import policy_origin
 from openshell.gateway.services.provider_environment import refuse_undeliverable
 from openshell.gateway.services.settings import effective_settings
 from openshell.gateway.services.situations import situation_of
@@ -34,15 +34,15 @@ def build_sandbox_config(
     tx: Tx, sandbox: openshell_pb2.Sandbox, *, failure_mode: str = FAIL_CLOSED
 ) -> sandbox_pb2.GetSandboxConfigResponse:
     """Raises FAILED_PRECONDITION when what is stored cannot be enforced."""
-    found = policy_in_force(tx, sandbox)
+    origin = policy_origin(tx, sandbox)
     situation = situation_of(tx, sandbox)
     for uninspected in refuse_undeliverable(situation):
         _log.warning("sandbox %s: %s", sandbox.metadata.id, uninspected.message)
     response = sandbox_pb2.GetSandboxConfigResponse(
         workspace=sandbox.metadata.workspace,
-        version=found.version,
-        policy_source=found.source,
-        global_policy_version=found.global_version,
+        version=origin.version,
+        policy_source=origin.source,
+        global_policy_version=origin.global_version,
         settings=effective_settings(tx, sandbox),
         policy_validation_failure_mode=failure_mode,
         provider_env_revision=plan_environment(situation).revision,
@@ -53,7 +53,7 @@ def build_sandbox_config(
         response.policy_hash = policy_hash(effective)
     response.config_revision = fingerprint(
         (
-            sandbox_pb2.PolicySource.Name(found.source),
+            sandbox_pb2.PolicySource.Name(origin.source),
             str(response.version),
             str(response.global_policy_version),
             response.policy_hash,
