@@ -1,5 +1,7 @@
 """Writes the pages that are made of the code itself: docs/cli.md, configuration.md, policy.md.
 
+Of docs/providers.md it writes the part between two marks; the rest is written by hand.
+
 `make docs` runs it; a test compares, so the pages cannot drift.
 """
 
@@ -17,6 +19,7 @@ from openshell.policy.features import ENFORCED
 from openshell.policy.fields import CODES, SECTIONS
 from openshell.policy.graphql import GRAPHQL_PRESETS
 from openshell.policy.rest import ACCESS_PRESETS, WEBSOCKET_PRESETS
+from openshell.providers.profile.reference import reference
 
 _DOCS = Path(__file__).parents[1] / "docs"
 
@@ -142,7 +145,22 @@ def policy_page() -> str:
     return "\n".join(parts) + "\n"
 
 
-PAGES = {"cli.md": cli_page, "configuration.md": configuration_page, "policy.md": policy_page}
+_BEGIN = "<!-- generated: make docs -->\n"
+_END = "<!-- end of generated -->\n"
+
+
+def providers_page() -> str:
+    before, rest = (_DOCS / "providers.md").read_text().split(_BEGIN)
+    after = rest.split(_END)[1]
+    return f"{before}{_BEGIN}\n{reference()}\n{_END}{after}"
+
+
+PAGES = {
+    "cli.md": cli_page,
+    "configuration.md": configuration_page,
+    "policy.md": policy_page,
+    "providers.md": providers_page,
+}
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("page", ["cli.md", "configuration.md", "policy.md"])
+@pytest.mark.parametrize("page", ["cli.md", "configuration.md", "policy.md", "providers.md"])
 def test_generated_pages_are_up_to_date(tmp_path: Path, page: str) -> None:
     subprocess.run(
         [sys.executable, str(ROOT / "deploy/generate_docs.py"), str(tmp_path)],

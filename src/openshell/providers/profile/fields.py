@@ -1,7 +1,7 @@
 """The keys of a profile document: type, default, limit and meaning of each.
 
-`dialect` accepts exactly these keys and `docs/providers.md` is written from this table by
-`deploy/generate_docs.py`, so neither can know a key that the other does not. Endpoints and their
+`dialect` accepts exactly these keys and `reference` makes the tables of `docs/providers.md` of them, so
+neither can know a key that the other does not. How large things may be is in `limits`. Endpoints and their
 rules are those of a sandbox policy: the shared keys come from its table.
 """
 
@@ -58,7 +58,7 @@ _TOP: Final = Section(
             "text",
             "",
             "the provider type that it defines",
-            "lower-case kebab-case, 64 bytes",
+            "lower-case kebab-case",
             required=True,
         ),
         Field(
@@ -69,9 +69,9 @@ _TOP: Final = Section(
             "0 to 18446744073709551615",
             bounds=_U64,
         ),
-        Field("annotations", "map of text", "none", "notes of yours, kept; no secrets", "64"),
-        Field("display_name", "text", "", "shown in lists", "256 bytes", required=True),
-        Field("description", "text", "empty", "shown in details", "4096 bytes"),
+        Field("annotations", "map of text", "none", "notes of yours, kept; no secrets"),
+        Field("display_name", "text", "", "shown in lists", required=True),
+        Field("description", "text", "empty", "shown in details"),
         Field(
             "category",
             "`other`, `inference`, `agent`, `source_control`, `messaging`, `data`, `knowledge`",
@@ -84,7 +84,6 @@ _TOP: Final = Section(
             "list",
             "none",
             "what a provider of this type holds",
-            "64",
             holds=(Holds.LIST, "credential"),
         ),
         Field(
@@ -92,7 +91,6 @@ _TOP: Final = Section(
             "list",
             "none",
             "where the credentials may be used; with composition on, also what the sandbox may reach",
-            "256",
             holds=(Holds.LIST, "endpoint"),
         ),
         Field(
@@ -100,7 +98,6 @@ _TOP: Final = Section(
             "list of paths",
             "none",
             "programs that may reach the endpoints, as in a policy",
-            "256",
             holds=(Holds.LIST, "binary"),
         ),
         Field("inference_capable", "boolean", "false", "shown in lists; nothing else"),
@@ -121,14 +118,13 @@ _CREDENTIAL: Final = (
         "credential",
         "An entry of `credentials`",
         (
-            Field("name", "text", "", "unique in the profile", "256 bytes", required=True),
-            Field("description", "text", "empty", "shown in details", "4096 bytes"),
+            Field("name", "text", "", "unique in the profile", required=True),
+            Field("description", "text", "empty", "shown in details"),
             Field(
                 "env_vars",
                 "list of names",
                 "none",
                 "variables that stand for it in the sandbox; each once in the profile",
-                "16",
             ),
             Field("required", "boolean", "false", "a provider may not be created without it"),
             Field(
@@ -192,7 +188,7 @@ _REFRESH: Final = (
                 "needed; `-` for `_`",
             ),
             Field("token_url", "URL", "none", "where the gateway asks for a token"),
-            Field("scopes", "list of text", "none", "what the token is for", "64"),
+            Field("scopes", "list of text", "none", "what the token is for"),
             Field(
                 "refresh_before_seconds",
                 "number",
@@ -214,7 +210,6 @@ _REFRESH: Final = (
                 "list",
                 "none",
                 "inputs that `provider refresh configure` takes",
-                "64",
                 holds=(Holds.LIST, "material"),
             ),
             Field(
@@ -222,7 +217,6 @@ _REFRESH: Final = (
                 "list",
                 "none",
                 "further values of one renewal; `aws_sts_assume_role` alone, which needs both",
-                "16",
                 holds=(Holds.LIST, "output"),
             ),
         ),
@@ -231,7 +225,7 @@ _REFRESH: Final = (
         "material",
         "An entry of `material`",
         (
-            Field("name", "text", "", "unique in the list", "256 bytes", required=True),
+            Field("name", "text", "", "unique in the list", required=True),
             Field("description", "text", "empty", "shown in details"),
             Field("required", "boolean", "false", "nothing is renewed without it"),
             Field("secret", "boolean", "false", "kept in the credential store, never shown"),
@@ -272,7 +266,7 @@ _REFRESH: Final = (
                 "of JWT-SVID",
                 "what kind of assertion is sent",
             ),
-            Field("scopes", "list of text", "none", "what the token is for", "64"),
+            Field("scopes", "list of text", "none", "what the token is for"),
             Field(
                 "cache_ttl_seconds",
                 "number",
@@ -285,7 +279,6 @@ _REFRESH: Final = (
                 "list",
                 "none",
                 "another audience for part of the endpoints; no two may fit one request equally well",
-                "64",
                 holds=(Holds.LIST, "override"),
             ),
         ),
@@ -298,7 +291,7 @@ _REFRESH: Final = (
             Field("port", "number", "0: the endpoint's", "which port", bounds=_U32),
             Field("path", "pattern", "the endpoint's", "which paths"),
             Field("audience", "text", "", "whom the token is for", required=True),
-            Field("scopes", "list of text", "none", "what the token is for", "64"),
+            Field("scopes", "list of text", "none", "what the token is for"),
         ),
     ),
 )
@@ -313,6 +306,8 @@ _HOLDS: Final = {
     ("l7_rule", "params"): (Holds.MAP, "matcher"),
     ("l7_rule", "tool"): (Holds.ONE, "matcher"),
 }
+# A policy may leave the host to `allowed_ips`.
+_REQUIRED: Final = frozenset((("endpoint", "host"),))
 _NUMBERS: Final = frozenset(("port", "ports", "graphql_max_body_bytes"))
 # A credential cannot name its own provider, and the sizes of bodies stand flat.
 _POLICY_ONLY: Final = frozenset(
@@ -327,10 +322,10 @@ def _shared(key: str, *more: Field) -> Section:
         Field(
             field.name,
             field.type,
-            field.default,
+            "" if (key, field.name) in _REQUIRED else field.default,
             field.meaning,
             field.limit,
-            required=(key, field.name) == ("endpoint", "host"),
+            required=(key, field.name) in _REQUIRED,
             bounds=_U32 if field.name in _NUMBERS else None,
             holds=_HOLDS.get((key, field.name)),
         )
