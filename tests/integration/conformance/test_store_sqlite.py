@@ -1,5 +1,6 @@
 """What only a database in a file can suffer; the contract is in `test_store_contract.py`."""
 
+import asyncio
 import os
 import sqlite3
 import stat
@@ -87,3 +88,16 @@ async def test_full_disk_is_one_sentence_and_nothing_written(store):
     with pytest.raises(StoreUnavailable, match=r"disk .* is full"):
         await put(store, big)
     assert await store.read(lambda tx: tx.get_by_id("thing", "b")) is None
+
+
+async def test_a_write_waits_for_another_process_and_then_says_why(store, tmp_path, monkeypatch):
+    holder = sqlite3.connect(tmp_path / "db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    asyncio.get_running_loop().call_later(0.1, holder.execute, "ROLLBACK")
+    assert (await put(store, row())).id == "a"
+    holder.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr("openshell.gateway.store.sqlite.WRITE_WAIT_SECONDS", 0.05)
+    with pytest.raises(StoreUnavailable, match="locked by another process for too long"):
+        await put(store, row(id="b", name="beta"))
+    holder.close()
+    assert (await put(store, row(id="b", name="beta"))).id == "b"

@@ -14,6 +14,7 @@ import asyncio
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -27,9 +28,12 @@ __all__ = ["SqliteStore"]
 T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 5_000
-"""How long SQLite itself waits for another process's write lock."""
-WRITE_ATTEMPTS = 3
-"""Times a write is begun when the lock could not be had; the caller then hears UNAVAILABLE's cause."""
+"""How long SQLite itself waits for another process, apart from writes."""
+WRITE_WAIT_SECONDS = 10.0
+"""How long a write waits for another process's; the caller then hears why."""
+WRITE_PAUSE_SECONDS = 0.0005
+"""Between two attempts to begin. SQLite's own pauses grow to a tenth of a second, and whoever waits
+longest comes last: with two gateways under load one write in a hundred took that long."""
 READERS = 2
 """Reader threads: queries take tens of microseconds, two keep one slow list from blocking the rest."""
 
@@ -83,6 +87,8 @@ class SqliteStore:
             connection = self._connection()
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             _migrate(connection)
+            # The writer's own: from here on `_write` does the waiting.
+            connection.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error as error:
             raise _unavailable(error) from error
         for suffix in ("", "-wal", "-shm"):
@@ -121,14 +127,14 @@ class SqliteStore:
         return result
 
     def _write(self, fn: Callable[[Tx], T]) -> T:
-        for attempt in range(1, WRITE_ATTEMPTS + 1):
+        give_up = time.monotonic() + WRITE_WAIT_SECONDS
+        while True:
             try:
                 return self._run(self._connection(), "BEGIN IMMEDIATE", fn)
             except sqlite3.Error as error:
-                if attempt < WRITE_ATTEMPTS and _primary_code(error) in _RETRIED:
-                    continue
-                raise _unavailable(error) from error
-        raise AssertionError("unreachable")
+                if _primary_code(error) not in _RETRIED or time.monotonic() > give_up:
+                    raise _unavailable(error) from error
+            time.sleep(WRITE_PAUSE_SECONDS)
 
     def _read(self, fn: Callable[[Tx], T]) -> T:
         try:
