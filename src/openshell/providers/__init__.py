@@ -1,7 +1,7 @@
-"""Provider records and what a sandbox may do with them: pure, no I/O, no protobuf, no secret values.
+"""Providers, their profiles and what a sandbox may do with them: pure, no I/O, no secret values.
 
-`records` checks and merges what clients write, `types` resolves aliases, `env_keys` decides which
-provider owns an environment variable, `bindings` ties credentials to policy endpoints and
-`environment` plans what a supervisor is handed. Values themselves live in the credential store of
-the gateway; profiles are not built yet.
+`profile` reads and judges profile documents, `records` what clients write of a provider, `catalogue`
+says which profile a provider's type means. A `situation` is one sandbox with all that it has attached;
+`fitness` says what is wrong with it and what policy it makes, `environment` plans what its supervisor
+is handed. Reading situations, writing rows and keeping values is the gateway's part.
 """

@@ -54,13 +54,11 @@ def find_faults(
     )
 
 
-def profile_faults(
-    situation: Situation, profile_ids: Collection[str], scope: str = ""
-) -> tuple[Fault, ...]:
+def profile_faults(situation: Situation, profile_ids: Collection[str]) -> tuple[Fault, ...]:
     """Static values that a changed profile leaves without any place to go.
 
     For whoever imports or updates these profiles: a provider may well be attached before anything
-    binds it, so no other writer asks. `scope`: only entries of it, "" for any.
+    binds it, so no other writer asks.
     """
     policy = situation.policy
     bound = {binding.provider for binding in policy_bindings(policy)} if policy else set()
@@ -75,7 +73,6 @@ def profile_faults(
         for item in situation.attached
         if item.entry is not None
         and item.entry.profile.id in profile_ids
-        and scope in ("", item.entry.scope)
         and item.record.handles
         and not item.entry.profile.has_usable_endpoint
         and item.record.name not in bound

@@ -61,6 +61,9 @@ def selectors_overlap(first: str, second: str, budget: Budget) -> bool:
     if _reads_twice(first) or _reads_twice(second):
         return True
     lefts, rights = first.split("."), second.split(".")
+    budget.spend(len(lefts) * len(rights))
+    if budget.is_spent:
+        return True
     # Row by row: which beginnings of `rights` can equal the labels of `lefts` read so far.
     row = [True] + [False] * len(rights)
     for at, right in enumerate(rights):

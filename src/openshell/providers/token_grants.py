@@ -3,7 +3,7 @@
 A profile's grants are multiplied out over its endpoints and audience overrides. When several cover a
 request the one with the highest score is used; two of different owners with equal scores that can
 cover one request are ambiguous, and no sandbox may have such a pair. Called by `fitness` for every
-writer and by `environment` for delivery.
+writer and by `environment` for delivery; the proxy chooses by the same `score`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from openshell.providers.profile.model import (
 )
 from openshell.providers.selectors import (
     covers_host,
-    covers_path,
     selectors_overlap,
     spans_overlap,
 )
@@ -32,7 +31,6 @@ from openshell.providers.situation import Attached, Entry
 __all__ = [
     "Ambiguity",
     "GrantBinding",
-    "choose",
     "expand",
     "find_ambiguity",
     "override_bindings",
@@ -108,23 +106,6 @@ def find_ambiguity(bindings: Sequence[GrantBinding]) -> Ambiguity | None:
             ):
                 return Ambiguity(_ambiguous(one, two), tuple({one.provider: 0, two.provider: 0}))
     return None
-
-
-def choose(
-    bindings: Iterable[GrantBinding], host: str, port: int, path: str
-) -> GrantBinding | None:
-    """The grant that a request gets. A tie, which fit sandboxes have not, goes to the greatest key."""
-    return max(
-        (
-            binding
-            for binding in bindings
-            if binding.port == port
-            and covers_host(binding.host, host)
-            and covers_path(binding.path, path)
-        ),
-        key=lambda binding: (score(binding.host, binding.path), binding.key),
-        default=None,
-    )
 
 
 def _overlap(one: GrantBinding, two: GrantBinding, budget: Budget) -> bool:

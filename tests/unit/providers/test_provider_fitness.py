@@ -423,8 +423,6 @@ def test_values_that_a_changed_profile_strands(item, base, stranded):
     now = situation(item, base=base)
     expected = [FaultCode.NO_USABLE_ENDPOINT] if stranded else []
     assert [fault.code for fault in profile_faults(now, {"custom"})] == expected
-    assert profile_faults(now, {"custom"}, "platform") == ()
-    assert len(profile_faults(now, {"custom"}, "workspace")) == stranded
     # A sandbox may have such a provider before anything binds it.
     assert codes(now) == []
 
