@@ -562,3 +562,17 @@ def test_findings_are_bounded_and_no_error_gets_lost():
     worse = p.ProviderProfile("a", endpoints=many.endpoints, binaries=(Binary(""),))
     found = lint_profile(worse)
     assert [item for item in found if item.is_error] == [found[-1]]
+
+
+def test_a_batch_with_many_mistakes_has_a_short_answer():
+    blank = p.ProviderProfile("a", binaries=(Binary(""),) * 256)
+    assert len(batch_findings([blank])[0]) == MAX_FINDINGS + 1
+    found = batch_findings([blank] * 100)
+    assert {len(items) for items in found} == {11}
+    assert all(items[-1].message.endswith("more findings are not shown") for items in found)
+
+
+def test_findings_quote_little():
+    long = p.ProviderProfile("a", credentials=(p.ProfileCredential("c", auth_style="x" * 4000),))
+    (finding,) = lint_profile(long)
+    assert len(finding.message) < 500

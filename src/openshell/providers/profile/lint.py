@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from openshell.providers.profile.findings import ProfileFinding
 from openshell.providers.profile.ids import is_canonical_id
@@ -22,13 +22,18 @@ from openshell.providers.profile.model import ProviderProfile
 
 __all__ = ["MAX_FINDINGS", "ProfileFinding", "batch_findings", "lint_profile"]
 
-# For one profile. Nobody reads more, and an answer must fit into a message.
+# For one profile. Nobody reads more.
 MAX_FINDINGS: Final = 200
+# For all profiles of a request, so that the answer fits into a message; each still gets a few.
+_MAX_TOGETHER: Final = 1000
+_LEAST: Final = 3
+# Findings quote what they are about, which may be as long as a value may be.
+_MAX_TEXT: Final = 400
 
 
 def lint_profile(profile: ProviderProfile) -> tuple[ProfileFinding, ...]:
     """Everything wrong with the profile by itself; empty when it may be stored."""
-    return _bounded(itertools.chain(_check_id(profile.id), _check_rest(profile)))
+    return _bounded(itertools.chain(_check_id(profile.id), _check_rest(profile)), MAX_FINDINGS)
 
 
 def batch_findings(
@@ -37,13 +42,15 @@ def batch_findings(
     """For each profile what is wrong with it, its id among the others' included."""
     # As written: two spellings of one id are refused for themselves.
     counts = Counter(profile.id for profile in profiles)
+    most = max(_LEAST, min(MAX_FINDINGS, _MAX_TOGETHER // max(1, len(profiles))))
     return tuple(
         _bounded(
             itertools.chain(
                 _check_id(profile.id),
                 _check_repeated(profile.id, counts[profile.id]),
                 _check_rest(profile),
-            )
+            ),
+            most,
         )
         for profile in profiles
     )
@@ -105,20 +112,25 @@ def _check_discovery(profile: ProviderProfile) -> Iterator[ProfileFinding]:
         seen.add(name)
 
 
-def _bounded(findings: Iterator[ProfileFinding]) -> tuple[ProfileFinding, ...]:
+def _bounded(findings: Iterator[ProfileFinding], most: int) -> tuple[ProfileFinding, ...]:
     """The first ones. What is left out counts by its severity, so that no error gets lost."""
-    shown = tuple(itertools.islice(findings, MAX_FINDINGS))
+    shown = tuple(map(_shortened, itertools.islice(findings, most)))
     left = errors = 0
     for finding in findings:
         left += 1
         errors += finding.is_error
     if not left:
         return shown
-    return (
-        *shown,
-        ProfileFinding(
-            "profile",
-            f"{left} more findings are not shown",
-            "error" if errors else "warning",
-        ),
+    severity: Literal["error", "warning"] = "error" if errors else "warning"
+    return (*shown, ProfileFinding("profile", f"{left} more findings are not shown", severity))
+
+
+def _shortened(finding: ProfileFinding) -> ProfileFinding:
+    if len(finding.field) + len(finding.message) <= _MAX_TEXT:
+        return finding
+    field, message = finding.field, finding.message
+    return ProfileFinding(
+        field if len(field) <= _MAX_TEXT else f"{field[:_MAX_TEXT]}…",
+        message if len(message) <= _MAX_TEXT else f"{message[:_MAX_TEXT]}…",
+        finding.severity,
     )

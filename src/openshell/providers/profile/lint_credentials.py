@@ -7,7 +7,6 @@ every name of the profile ahead of everything else.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Final
 
 from openshell.policy.overlap import Budget
@@ -22,25 +21,9 @@ from openshell.providers.profile.model import (
     RefreshOutput,
     Strategy,
 )
+from openshell.providers.refresh import STS_OUTPUTS, STS_PRIMARY_KEY
 
-__all__ = ["OUTPUTS", "PRIMARY_VARIABLES", "check_credentials"]
-
-PRIMARY_VARIABLES: Final[Mapping[Strategy, str]] = MappingProxyType(
-    {Strategy.AWS_STS_ASSUME_ROLE: "AWS_ACCESS_KEY_ID"}
-)
-"""The one variable that a credential with this strategy must have."""
-
-OUTPUTS: Final[Mapping[Strategy, Mapping[str, str]]] = MappingProxyType(
-    {
-        Strategy.AWS_STS_ASSUME_ROLE: MappingProxyType(
-            {
-                "secret_access_key": "AWS_SECRET_ACCESS_KEY",
-                "session_token": "AWS_SESSION_TOKEN",
-            }
-        )
-    }
-)
-"""Further values of a strategy, all of them needed, and the variable that each must become."""
+__all__ = ["check_credentials"]
 
 # Steps of comparing overrides, for all grants of a profile together: a fraction of a second.
 _COMPARING: Final = 50_000
@@ -135,12 +118,13 @@ def _check_refresh(
             yield ProfileFinding(f"{_REFRESH}.{name}", f"{about}: {name} must be >= 0")
     yield from _check_material(refresh, about)
     yield from _check_outputs(refresh, about, siblings)
-    primary = PRIMARY_VARIABLES.get(refresh.strategy)
-    if primary is not None and credential.env_vars != (primary,):
+    if refresh.strategy is Strategy.AWS_STS_ASSUME_ROLE and credential.env_vars != (
+        STS_PRIMARY_KEY,
+    ):
         yield ProfileFinding(
             "credentials.env_vars",
             f"{about}: with strategy {refresh.strategy.name.lower()} its only environment variable "
-            f"must be {primary}",
+            f"must be {STS_PRIMARY_KEY}",
         )
 
 
@@ -159,15 +143,14 @@ def _check_material(refresh: Refresh, about: str) -> Iterator[ProfileFinding]:
 def _check_outputs(
     refresh: Refresh, about: str, siblings: Mapping[str, ProfileCredential]
 ) -> Iterator[ProfileFinding]:
-    known = OUTPUTS.get(refresh.strategy)
-    if known is None:
+    if refresh.strategy is not Strategy.AWS_STS_ASSUME_ROLE:
         if refresh.additional_outputs:
             yield ProfileFinding(
                 _OUTPUTS, f"{about}: additional outputs are unsupported with this strategy"
             )
         return
     mapped = {item.output.strip() for item in refresh.additional_outputs}
-    for output in known:
+    for output in STS_OUTPUTS:
         if output not in mapped:
             yield ProfileFinding(
                 _OUTPUTS, f"{about}: required output '{output}' is mapped to no credential"
@@ -180,10 +163,10 @@ def _check_outputs(
             yield ProfileFinding(field, f"{about}: an output must not be empty")
         elif output in seen:
             yield ProfileFinding(field, f"{about}: duplicate output '{output}'")
-        elif output not in known:
+        elif output not in STS_OUTPUTS:
             yield ProfileFinding(field, f"{about}: the strategy has no output '{output}'")
         seen.add(output)
-        yield from _check_receiver(item, known.get(output), about, siblings)
+        yield from _check_receiver(item, STS_OUTPUTS.get(output), about, siblings)
 
 
 def _check_receiver(
