@@ -72,10 +72,12 @@ def apply(
             if not stale:
                 raise
             raise _behind(stale, output) from error
+        hints = [] if answer.valid else _existing(client, batch.files, scope)
     created = {f.profile.id for f in batch.files if not f.profile.resource_version}
     _show(answer, created, _done(answer, created, dry_run=dry_run), output, dry_run=dry_run)
     if not answer.valid:
-        raise CliError("provider profile apply failed: nothing was written")
+        message = "provider profile apply failed: nothing was written"
+        raise CliError("\n".join([message, *hints]))
 
 
 def _stale(client: ProfileClient, files: Sequence[ProfileFile], scope: ProfileScope) -> list[Stale]:
@@ -83,6 +85,21 @@ def _stale(client: ProfileClient, files: Sequence[ProfileFile], scope: ProfileSc
 
     found = (find_stale(client, item, item.profile.id, scope) for item in files)
     return [item for item in found if item is not None]
+
+
+def _existing(
+    client: ProfileClient, files: Sequence[ProfileFile], scope: ProfileScope
+) -> list[str]:
+    """Where to begin with documents that would create what is there already."""
+    from openshell.cli.profile_stale import present_profile
+
+    return [
+        f"{item.path} has no resource_version, so it would create '{item.profile.id}', which exists. "
+        f"To change it, begin with:  {scope.command('export', item.profile.id)}"
+        for item in files
+        if not item.profile.resource_version
+        and present_profile(client, item.profile.id, scope) is not None
+    ]
 
 
 def _behind(stale: Sequence[Stale], output: str) -> CliError:
@@ -200,14 +217,19 @@ def diff(id_: str, file: str, is_global: bool, output: str) -> None:
         version = present.resource_version if present is not None else 0
         answer = client.apply([found.apply_item(version)], workspace=scope.workspace, dry_run=True)
     before = profile_to_json(profile_from_proto(present)) if present is not None else {}
-    fields = changes(before, profile_to_json(found.profile))
+    fields: tuple[Change, ...] = ()
+    if version or answer.valid:
+        fields = changes(before, profile_to_json(found.profile))
     if output == "table":
         if version and found.profile.resource_version not in {0, version}:
             note(
                 f"Note: {file} started from version {found.profile.resource_version}; "
                 f"the profile is at {version}, and 'update' will refuse the file"
             )
-        lines = list(change_lines(fields)) or ["No field differs."]
+        if version:
+            lines = list(change_lines(fields)) or ["No field differs."]
+        else:
+            lines = _done(answer, {found.profile.id}, dry_run=True)
         _show(answer, set(), lines, output, dry_run=True)
     else:
         _print_diff(answer, fields, version, output)

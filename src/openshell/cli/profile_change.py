@@ -15,6 +15,7 @@ from openshell.cli.profile_scope import ProfileScope, global_option, id_argument
 
 if TYPE_CHECKING:
     from openshell._proto import openshell_pb2
+    from openshell.cli.profile_files import ProfileFile
 
 __all__ = ["delete", "import_", "lint", "update"]
 
@@ -106,7 +107,7 @@ def update(id_: str, file: str, is_global: bool) -> None:
             raise CliError("\n".join([stale.sentence, *stale.lines()])) from error
     print_diagnostics(answer.diagnostics)
     if not answer.updated:
-        raise CliError(_refused(answer, id_, file, scope))
+        raise CliError(_refused(answer, id_, found, scope))
     print("Updated provider profile.")
     note(
         f"It is at version {answer.profile.resource_version} now; "
@@ -115,19 +116,23 @@ def update(id_: str, file: str, is_global: bool) -> None:
 
 
 def _refused(
-    answer: openshell_pb2.UpdateProviderProfilesResponse, id_: str, file: str, scope: ProfileScope
+    answer: openshell_pb2.UpdateProviderProfilesResponse,
+    id_: str,
+    found: ProfileFile,
+    scope: ProfileScope,
 ) -> str:
     """What to do about a refusal, as far as its fields tell."""
     fields = {item.field for item in answer.diagnostics}
     message = "provider profile update failed: nothing was changed"
+    if found.profile.id != id_.strip().lower():
+        return f"{message}\n{found.path} is about '{found.profile.id}', not '{id_}'"
+    if "id" in fields:
+        created = scope.command("import", "-f", found.path)
+        return f"{message}\nA profile of your own is created with:  {created}"
     if "resource_version" in fields:
-        message += (
-            f"\n{file} does not say which version it started from. "
+        return (
+            f"{message}\n{found.path} does not say which version it started from. "
             f"Begin with:  {scope.command('export', id_)}"
-        )
-    elif "id" in fields:
-        message += (
-            f"\nA profile of your own is created with:  {scope.command('import', '-f', file)}"
         )
     return message
 

@@ -13,7 +13,7 @@ from openshell.cli.connection import session
 from openshell.cli.failures import CliError
 from openshell.cli.groups import command
 from openshell.cli.output import output_option, print_structured, print_table, printable, timestamp
-from openshell.cli.provider_values import epoch_ms, read_material
+from openshell.cli.provider_values import epoch_ms, read_material, read_pairs
 
 if TYPE_CHECKING:
     from openshell._proto import openshell_pb2
@@ -147,15 +147,19 @@ def configure(
     ends = epoch_ms(expires, option, datetime.now(UTC)) if expires is not None else None
     from openshell._proto import openshell_pb2
     from openshell.cli.provider_create import warn_exposed
+    from openshell.providers.profile.model import Strategy
+    from openshell.providers.refresh import secret_names
     from openshell.sdk.providers import RefreshClient
 
-    warn_exposed("--material", list(secret_keys))
     enum_name = f"PROVIDER_CREDENTIAL_REFRESH_STRATEGY_{strategy.replace('-', '_').upper()}"
+    number = openshell_pb2.ProviderCredentialRefreshStrategy.Value(enum_name)
+    shown = read_pairs(material, "--material")
+    warn_exposed("--material", sorted(secret_names(None, key, Strategy(number), shown, secret)))
     with session(start=True) as opened:
         found = RefreshClient(opened.client).configure(
             name,
             key,
-            openshell_pb2.ProviderCredentialRefreshStrategy.Value(enum_name),
+            number,
             values,
             workspace=opened.workspace,
             secret_keys=secret,

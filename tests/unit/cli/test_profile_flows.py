@@ -111,6 +111,31 @@ def test_update(scripted, tmp_path, capsys):
     assert sent.profile.source == "work.yaml"
 
 
+def test_an_update_with_the_document_of_another(scripted, tmp_path, capsys):
+    (tmp_path / "zoo.yaml").write_text("id: zoo\ndisplay_name: Z\n")
+    assert run(["provider", "profile", "update", "work", "-f", "zoo.yaml"]) == 1
+    assert "zoo.yaml is about 'zoo', not 'work'" in capsys.readouterr().err
+
+
+def test_a_document_that_would_create_what_exists(scripted, tmp_path, capsys):
+    scripted.profiles["work"] = profile(3)
+    scripted.applied = REFUSED
+    (tmp_path / "work.yaml").write_text(document(0, "W"))
+    assert run(["provider", "profile", "apply", "-f", "work.yaml"]) == 1
+    assert "begin with:  openshell provider profile export work" in capsys.readouterr().err
+
+
+def test_a_diff_with_nothing_stored(scripted, tmp_path, capsys):
+    scripted.applied = ext.ApplyProfilesResponse(valid=True, profiles=[profile(1)])
+    (tmp_path / "work.yaml").write_text(document(0, "W"))
+    assert run(["provider", "profile", "diff", "work", "-f", "work.yaml"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "Would create work"
+    scripted.applied = REFUSED
+    arguments = ["provider", "profile", "diff", "work", "-f", "work.yaml", "-o", "json"]
+    assert run(arguments) == 1
+    assert json.loads(capsys.readouterr().out)["changes"] == []
+
+
 def test_an_update_without_a_version_says_where_to_begin(scripted, tmp_path, capsys):
     (tmp_path / "work.yaml").write_text("id: work\ndisplay_name: W\n")
     assert run(["provider", "profile", "update", "work", "-f", "work.yaml", "--global"]) == 1

@@ -212,7 +212,11 @@ def test_refresh(scripted, monkeypatch, capsys):
     assert not sent.HasField("expires_at_ms")
     assert run([*configure, "--credential-expires-at", "0"]) == 0
     assert scripted.asked("ConfigureProviderRefresh")[1].HasField("expires_at_ms")
-    assert SECRET not in "".join(capsys.readouterr())
+    assert "Warning" not in "".join(capsys.readouterr())
+    assert run([*configure, "--material", "client_secret=" + SECRET]) == 0
+    out, err = capsys.readouterr()
+    assert "Warning: --material client_secret: values in a command line" in err
+    assert SECRET not in out + err
 
 
 # Providers of a new sandbox
