@@ -31,7 +31,6 @@ __all__ = [
     "RolePlan",
     "SourceKeys",
     "TokenRequest",
-    "check_tenant",
     "plan_role",
     "plan_token_request",
 ]
@@ -190,7 +189,7 @@ def _signing_key(pem: str) -> RSAKey:
     return RSAKey.import_key(pem)
 
 
-def check_tenant(tenant: str) -> None:
+def _check_tenant(tenant: str) -> None:
     """A tenant becomes a part of a path."""
     if not _TENANT.fullmatch(tenant) or ".." in tenant:
         raise _argument("material 'tenant_id' is no tenant: an id or a domain name is expected")
@@ -199,7 +198,7 @@ def check_tenant(tenant: str) -> None:
 def _oauth2_url(inputs: MintInputs) -> str:
     tenant = inputs.get("tenant_id")
     if tenant:
-        check_tenant(tenant)
+        _check_tenant(tenant)
         return f"https://login.microsoftonline.com/{quote(tenant)}/oauth2/v2.0/token"
     if not inputs.token_url:
         raise _argument(

@@ -20,6 +20,7 @@ from openshell.gateway.tasks import Tasks
 from openshell.gateway.workspaces import ensure_default
 from openshell.providers.profile.model import Material, Strategy
 from openshell.providers.profile.model import Refresh as Described
+from support.aws_account import aws_account
 from support.oauth_server import oauth_issuer
 from support.profile_values import credential, profile
 
@@ -133,6 +134,12 @@ def issuer():
             "agent", secret=CLIENT_SECRET, grants=("client_credentials", "refresh_token")
         )
         yield started
+
+
+@pytest.fixture
+def aws():
+    with aws_account() as account:
+        yield account
 
 
 @pytest.fixture

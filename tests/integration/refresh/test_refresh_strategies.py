@@ -5,7 +5,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from integration.refresh.conftest import graph
-from integration.refresh.test_roles import aws  # noqa: F401  the fixture
 from openshell.gateway.errors import ApiError, Code
 from openshell.gateway.refresh.minting import Minter
 from openshell.gateway.refresh.roles import RoleAssumer
@@ -15,7 +14,7 @@ KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 @pytest.fixture
-async def role(gateway, aws):  # noqa: F811
+async def role(gateway, aws):
     """A provider of the built-in type `aws` whose role is about to be assumed."""
     gateway.use(Minter(roles=RoleAssumer(endpoint_url=aws.url)))
     await gateway.v2()
@@ -48,7 +47,7 @@ async def test_a_role_gives_three_values_with_one_end(role):
     assert not (await role.record()).credential_expires_at_ms
 
 
-async def test_without_the_setting_no_role_is_assumed(role, aws):  # noqa: F811
+async def test_without_the_setting_no_role_is_assumed(role, aws):
     await role.rotate(KEYS[0])
     before = await role.value(KEYS[0])
     await role.v2(False)

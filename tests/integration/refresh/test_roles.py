@@ -1,96 +1,16 @@
 """Assuming roles against moto's STS, a real HTTP server that checks who signed."""
 
-import json
 import logging
+import sys
 import time
-import urllib.request
 
-import botocore.session
 import pytest
-from moto.server import ThreadedMotoServer
 
 from openshell.gateway.refresh.minting import Minter
 from openshell.gateway.refresh.roles import RoleAssumer
-from openshell.providers.profile.model import Strategy
 from openshell.providers.refresh import RefreshReason, RefreshRefused
-from openshell.providers.refresh_requests import MintInputs
 
 KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
-
-
-class Aws:
-    """An account with a user who may assume one role, and a role that nobody may assume."""
-
-    def __init__(self, url):
-        self.url = url
-        iam = self.client("iam", "setup", "setup")
-        iam.create_user(UserName="gateway")
-        made = iam.create_access_key(UserName="gateway")["AccessKey"]
-        self.key_id, self.secret = made["AccessKeyId"], made["SecretAccessKey"]
-        trust = json.dumps(
-            {
-                "Version": "2012-10-17",
-                "Statement": [
-                    {
-                        "Effect": "Allow",
-                        "Principal": {"AWS": "arn:aws:iam::123456789012:user/gateway"},
-                        "Action": "sts:AssumeRole",
-                    }
-                ],
-            }
-        )
-        self.role = iam.create_role(RoleName="agent", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
-        allowed = {
-            "Version": "2012-10-17",
-            "Statement": [{"Effect": "Allow", "Action": "sts:*", "Resource": self.role}],
-        }
-        iam.put_user_policy(
-            UserName="gateway", PolicyName="assume", PolicyDocument=json.dumps(allowed)
-        )
-
-    def client(self, service, key_id, secret, token=None):
-        return botocore.session.Session().create_client(
-            service,
-            region_name="us-east-1",
-            endpoint_url=self.url,
-            aws_access_key_id=key_id,
-            aws_secret_access_key=secret,
-            aws_session_token=token,
-        )
-
-    def check_who_signs(self, after="0"):
-        """From now on a signature decides, as at AWS."""
-        request = urllib.request.Request(
-            f"{self.url}/moto-api/reset-auth", after.encode(), {"Content-Type": "text/plain"}
-        )
-        urllib.request.urlopen(request).close()
-
-    def inputs(self, **material):
-        lifetime = material.pop("lifetime", 0)
-        return MintInputs(
-            strategy=Strategy.AWS_STS_ASSUME_ROLE,
-            material={
-                "role_arn": self.role,
-                "aws_access_key_id": self.key_id,
-                "aws_secret_access_key": self.secret,
-                **material,
-            },
-            max_lifetime_seconds=lifetime,
-        )
-
-
-@pytest.fixture
-def aws():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    urllib.request.urlopen(f"{url}/moto-api/reset", data=b"").close()
-    account = Aws(url)
-    account.check_who_signs()
-    yield account
-    account.check_who_signs(after="inf")
-    server.stop()
 
 
 def now_ms():
@@ -169,8 +89,6 @@ async def test_aws_that_cannot_be_reached(aws):
 
 
 async def test_the_extra_is_named_when_it_is_missing(aws, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "botocore.session", None)
     with pytest.raises(RefreshRefused) as caught:
         await assume(aws, aws.inputs())

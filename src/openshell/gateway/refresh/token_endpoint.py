@@ -59,7 +59,7 @@ class TokenEndpoint:
                 return response.status_code, await _read(response)
         except TimeoutError:
             failure = f"no answer within {self._timeout_seconds:g} seconds"
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
             failure = type(error).__name__
         # Outside of the handler: a chained exception would carry the request.
         raise RefreshRefused(

@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
-from openshell.gateway.errors import ApiError, Code
+from google.protobuf.message import DecodeError
+
+from openshell.gateway.errors import Code
 from openshell.gateway.records import Kind, load
+from openshell.gateway.refresh.refusals import as_api_error
 from openshell.gateway.refresh.renewal import Renewals
 from openshell.gateway.refresh.states import State, is_claimed
-from openshell.gateway.store.model import Row, Store, StoreError, Tx
+from openshell.gateway.store.model import Row, Store, Tx
 
 __all__ = ["SWEEP_SECONDS", "RefreshWorker"]
 
@@ -25,6 +29,14 @@ SWEEP_SECONDS: Final = 60.0
 _ROTATION_REQUESTED: Final = "rotation_requested"
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    row_id: str
+    key: str
+    provider: str
+    is_requested: bool
 
 
 class RefreshWorker:
@@ -45,55 +57,56 @@ class RefreshWorker:
         while True:
             try:
                 await self.sweep()
-            except StoreError as error:
-                _log.warning("credentials could not be looked through: %s", error)
+            except Exception as error:
+                told = as_api_error(error, "everything that is due")
+                _log.warning("refresh: this sweep failed: %s", told.message)
             await self._sleep(SWEEP_SECONDS)
 
     async def sweep(self) -> None:
         """Renews everything that is due now."""
-        watched, due, requested = await self._store.read(_look)
-        level = logging.INFO if due else logging.DEBUG
+        watched, due = await self._store.read(_look)
         _log.log(
-            level,
+            logging.INFO if due else logging.DEBUG,
             "refresh: %d credentials watched, %d due, %d of them on request",
             watched,
             len(due),
-            requested,
+            sum(item.is_requested for item in due),
         )
-        for row_id in due:
-            await self._renew(row_id)
+        for item in due:
+            await self._renew(item)
 
-    async def _renew(self, row_id: str) -> None:
+    async def _renew(self, item: _Due) -> None:
         def find(tx: Tx) -> Row | None:
-            row = tx.get_by_id(Kind.REFRESH_STATE, row_id)
-            return row if row is not None and _is_due(row, tx.now_ms) else None
+            row = tx.get_by_id(Kind.REFRESH_STATE, item.row_id)
+            # Another gateway may have been faster.
+            return row if row is not None and _due(row, tx.now_ms) is not None else None
 
+        what = f"'{item.key}' of provider '{item.provider}'"
         try:
             state = await self._renewals.renew(find)
-        except ApiError as error:
-            # Another gateway's claim or a change of the configuration is nobody's failure.
-            level = logging.INFO if error.code is Code.ABORTED else logging.WARNING
-            _log.log(level, "refresh: %s: %s", row_id, error.message)
-        except StoreError as error:
-            _log.warning("refresh: %s: %s", row_id, error)
+        except Exception as error:
+            told = as_api_error(error, item.key)
+            # A change of the configuration meanwhile is nobody's failure.
+            level = logging.INFO if told.code is Code.ABORTED else logging.WARNING
+            _log.log(level, "refresh: %s: %s", what, told.message)
         else:
             if state is not None:
-                _log.info(
-                    "refresh: '%s' of provider '%s' renewed",
-                    state.credential_key,
-                    state.provider_name,
-                )
+                _log.info("refresh: %s renewed", what)
 
 
-def _look(tx: Tx) -> tuple[int, list[str], int]:
+def _look(tx: Tx) -> tuple[int, list[_Due]]:
     rows = tx.all(Kind.REFRESH_STATE)
-    due = [row for row in rows if _is_due(row, tx.now_ms)]
-    requested = sum(load(row, State).status == _ROTATION_REQUESTED for row in due)
-    return len(rows), [row.id for row in due], requested
+    found = [_due(row, tx.now_ms) for row in rows]
+    return len(rows), [item for item in found if item is not None]
 
 
-def _is_due(row: Row, now_ms: int) -> bool:
-    state = load(row, State)
-    if is_claimed(row, state, now_ms):
-        return False
-    return state.next_refresh_at_ms <= now_ms or state.status == _ROTATION_REQUESTED
+def _due(row: Row, now_ms: int) -> _Due | None:
+    try:
+        state = load(row, State)
+    except DecodeError:
+        _log.warning("refresh: the stored state %s is damaged; configure it again", row.id)
+        return None
+    requested = state.status == _ROTATION_REQUESTED
+    if is_claimed(row, state, now_ms) or (state.next_refresh_at_ms > now_ms and not requested):
+        return None
+    return _Due(row.id, state.credential_key, state.provider_name, requested)
