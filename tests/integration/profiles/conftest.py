@@ -38,6 +38,7 @@ from openshell.gateway.services.provider_environment import ProviderEnvironment
 from openshell.gateway.services.providers import Providers
 from openshell.gateway.services.settings import Settings
 from openshell.gateway.store import MustCreate
+from openshell.gateway.store.postgres import PostgresStore
 from openshell.gateway.store.sqlite import SqliteStore
 from openshell.gateway.workspaces import ensure_default
 from openshell.policy.parse import parse_policy
@@ -268,17 +269,39 @@ async def _serve(store, bus, stack):
     return channel
 
 
-@pytest.fixture
-async def gateways(tmp_path):
+@contextlib.asynccontextmanager
+async def _two(open_store):
     async with contextlib.AsyncExitStack() as stack:
         made = []
         for _ in range(2):
-            store = await SqliteStore.open(str(tmp_path / "db"), clock_ms=lambda: START_MS)
+            store = await open_store()
             stack.push_async_callback(store.close)
             bus = Bus()
             made.append(Gateway(store, await _serve(store, bus, stack), bus))
         await made[0].store.write(lambda tx: ensure_default(tx, str(uuid.uuid4())))
         yield made
+
+
+@pytest.fixture
+async def gateways(tmp_path):
+    async with _two(
+        lambda: SqliteStore.open(str(tmp_path / "db"), clock_ms=lambda: START_MS)
+    ) as made:
+        yield made
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def racing(request, tmp_path):
+    """As `gateways`, on each kind of database."""
+    if request.param == "sqlite":
+        async with _two(
+            lambda: SqliteStore.open(str(tmp_path / "db"), clock_ms=lambda: START_MS)
+        ) as made:
+            yield made
+        return
+    with request.getfixturevalue("postgres").database() as url:
+        async with _two(lambda: PostgresStore.open(url, clock_ms=lambda: START_MS)) as made:
+            yield made
 
 
 @pytest.fixture

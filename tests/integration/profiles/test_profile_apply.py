@@ -227,8 +227,8 @@ async def test_a_swap_that_is_harmful_one_by_one_is_fine_at_once(gateway):
     ]
 
 
-async def test_of_two_batches_of_one_version_exactly_one_wins(gateways):
-    await gateways[0].imported(profile("one"), profile("two"))
+async def test_of_two_batches_of_one_version_exactly_one_wins(racing):
+    await racing[0].imported(profile("one"), profile("two"))
     for version in range(1, 6):
         answers = await asyncio.gather(
             *(
@@ -236,13 +236,13 @@ async def test_of_two_batches_of_one_version_exactly_one_wins(gateways):
                     (profile("one", description=f"{number}"), version),
                     (profile("two", description=f"{number}"), version),
                 )
-                for number, g in enumerate(gateways)
+                for number, g in enumerate(racing)
             ),
             return_exceptions=True,
         )
         lost = [a for a in answers if isinstance(a, grpc.aio.AioRpcError)]
         assert [error.code() for error in lost] == [grpc.StatusCode.ABORTED]
-        pair = {p.description for p in await gateways[0].list() if p.id in ("one", "two")}
+        pair = {p.description for p in await racing[0].list() if p.id in ("one", "two")}
         assert len(pair) == 1, "never a half of each"
 
 

@@ -185,18 +185,18 @@ async def test_the_workspace_must_exist_and_be_active(gateway, workspace, code):
     assert found.name == code
 
 
-async def test_of_two_imports_of_one_id_exactly_one_wins(gateways):
+async def test_of_two_imports_of_one_id_exactly_one_wins(racing):
     for number in range(5):
         answers = await asyncio.gather(
-            *(g.imports(profile(f"acme-{number}", description=str(g))) for g in gateways)
+            *(g.imports(profile(f"acme-{number}", description=str(g))) for g in racing)
         )
         assert sorted(a.imported for a in answers) == [False, True]
         (lost,) = [a for a in answers if not a.imported]
         assert "already exists" in lost.diagnostics[0].message
 
 
-async def test_an_import_racing_a_create_leaves_no_ambiguous_sandbox(gateways):
-    one, two = gateways
+async def test_an_import_racing_a_create_leaves_no_ambiguous_sandbox(racing):
+    one, two = racing
     await one.imported(profile("one", credentials=[granted("one")]))
     await one.provider("first", "one", credentials={})
     for number in range(5):

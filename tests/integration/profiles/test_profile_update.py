@@ -245,13 +245,13 @@ async def test_providers_and_policies_stay_byte_for_byte_what_they_were(gateway)
     assert [await gateway.rows(kind) for kind in kinds] == before
 
 
-async def test_of_two_updates_of_one_version_exactly_one_wins(gateways):
-    await gateways[0].imported(profile("acme"))
+async def test_of_two_updates_of_one_version_exactly_one_wins(racing):
+    await racing[0].imported(profile("acme"))
     for version in range(1, 6):
         answers = await asyncio.gather(
             *(
                 g.update("acme", profile("acme", description=f"{g}{version}"), version=version)
-                for g in gateways
+                for g in racing
             ),
             return_exceptions=True,
         )
@@ -314,8 +314,8 @@ async def test_a_provider_that_looks_to_the_platform_sees_beneath_a_shadow(gatew
     assert code is grpc.StatusCode.FAILED_PRECONDITION
 
 
-async def test_a_deletion_racing_an_attachment_leaves_exactly_one_of_them(gateways):
-    one, two = gateways
+async def test_a_deletion_racing_an_attachment_leaves_exactly_one_of_them(racing):
+    one, two = racing
     for number in range(5):
         kind = f"acme-{number}"
         await one.imported(profile(kind))
