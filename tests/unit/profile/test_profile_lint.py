@@ -5,8 +5,20 @@ import textwrap
 import pytest
 import yaml
 
-from openshell.policy.model import Binary, Endpoint, L7Rule, Matcher, McpOptions
+from openshell.policy import errors_of, validate_policy
+from openshell.policy.features import EVERY_FEATURE
+from openshell.policy.model import (
+    PROVIDER_KEY_PREFIX,
+    Binary,
+    Endpoint,
+    L7Rule,
+    Matcher,
+    McpOptions,
+    NetworkRule,
+    SandboxPolicy,
+)
 from openshell.providers.profile import model as p
+from openshell.providers.profile.builtin import builtin_profiles
 from openshell.providers.profile.document import read_profile
 from openshell.providers.profile.lint import MAX_FINDINGS, batch_findings, lint_profile
 
@@ -576,3 +588,15 @@ def test_findings_quote_little():
     long = p.ProviderProfile("a", credentials=(p.ProfileCredential("c", auth_style="x" * 4000),))
     (finding,) = lint_profile(long)
     assert len(finding.message) < 500
+
+
+@pytest.mark.parametrize("name", [*ENDPOINTS, *builtin_profiles()])
+def test_what_a_policy_would_refuse_is_refused_here(name):
+    """A profile without errors becomes a rule without errors: a sandbox would refuse its policy."""
+    profile = ENDPOINTS[name][0] if name in ENDPOINTS else builtin_profiles()[name]
+    # Endpoints of one provider are not compared with each other.
+    rule = NetworkRule(f"{PROVIDER_KEY_PREFIX}r", "r", profile.endpoints, (Binary("/**"),))
+    found = validate_policy(
+        SandboxPolicy(network_policies={rule.key: rule}), features=EVERY_FEATURE
+    )
+    assert bool(errors(profile)) >= bool(errors_of(found))
