@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from openshell.egress.credentials import find_marker
 from openshell.ocsf import (
     Action,
     Disposition,
@@ -26,13 +27,16 @@ from openshell.ocsf import (
     Status,
 )
 
-__all__ = ["Actor", "EventLog", "Sink", "Where"]
+__all__ = ["Actor", "EventLog", "Sink", "Where", "shown_method"]
 
 Sink: TypeAlias = Callable[[Event], None]
 
 _ALLOWED: Final = (Action.ALLOWED, Disposition.ALLOWED)
 _DENIED: Final = (Action.DENIED, Disposition.BLOCKED)
 
+
+# No registered method is that long.
+_SHORTEST_MARKER: Final = 22
 
 _NOBODY: Final = ProcessRef("-")
 
@@ -58,6 +62,11 @@ class Where(msgspec.Struct, frozen=True):
     @property
     def place(self) -> HostPort:
         return HostPort(self.host, self.port)
+
+
+def shown_method(method: str) -> str:
+    """A method as events show it: it is free text, in which an agent can write a placeholder."""
+    return "-" if len(method) >= _SHORTEST_MARKER and find_marker(method.encode()) else method
 
 
 class EventLog:
@@ -195,7 +204,7 @@ class EventLog:
         self._sink(
             HttpEvent(
                 time_ms=self._now_ms(),
-                method=where.method,
+                method=shown_method(where.method),
                 action=_ALLOWED[0],
                 disposition=_ALLOWED[1],
                 scheme=where.scheme,
@@ -227,7 +236,7 @@ class EventLog:
         self._sink(
             HttpEvent(
                 time_ms=self._now_ms(),
-                method=where.method,
+                method=shown_method(where.method),
                 severity=severity,
                 action=_DENIED[0],
                 disposition=_DENIED[1],

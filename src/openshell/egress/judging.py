@@ -24,7 +24,7 @@ from openshell.egress.credentials import (
     is_echoed,
     redact_placeholders,
 )
-from openshell.egress.events import Where
+from openshell.egress.events import Where, shown_method
 from openshell.egress.generation import Generation
 from openshell.egress.http1 import (
     HeadRejected,
@@ -205,7 +205,11 @@ def _target(route: Route, head: RequestHead) -> tuple[bytes, Where, L7Request] |
             return Refused(route, Fault.PLACEHOLDER, _where(route, head, "/"))
         path = redacted.decode()
     where = _where(route, head, path)
-    return target.origin_form.encode("ascii"), where, L7Request(where.method, path, target.params)
+    return (
+        target.origin_form.encode("ascii"),
+        where,
+        L7Request(head.method.decode("ascii"), path, target.params),
+    )
 
 
 def _granted(
@@ -302,5 +306,9 @@ def _must_scan(admitted: Admitted, generation: Generation) -> bool:
 def _where(route: Route, head: RequestHead, path: str) -> Where:
     request = route.admitted.request
     return Where(
-        head.method.decode("ascii"), route.scheme, request.host, request.port, path[:_SHOWN_PATH]
+        shown_method(head.method.decode("ascii")),
+        route.scheme,
+        request.host,
+        request.port,
+        path[:_SHOWN_PATH],
     )
