@@ -209,6 +209,61 @@ async def test_an_update_may_not_leave_static_values_without_an_endpoint(gateway
     assert "'work' on sandbox 'box'" in response.diagnostics[0].message
 
 
+BOUND = """
+version: 1
+network_policies:
+  own:
+    endpoints:
+      - host: own.acme.test
+        port: 443
+        protocol: rest
+        access: read-only
+        credential_binding: {provider: work}
+    binaries: [{path: /usr/bin/curl}]
+"""
+
+
+async def test_an_update_may_not_make_a_second_authority_beside_a_policys_binding(gateway):
+    await gateway.imported(profile("acme", endpoints=[]))
+    await gateway.provider("work", "acme")
+    await gateway.sandbox("box", "work", policy=BOUND)
+    response = await gateway.update("acme", profile("acme"), version=1)
+    assert told(response) == [("file.yaml", "acme", "endpoints")]
+    assert (await gateway.update("acme", profile("acme", endpoints=[]), version=1)).updated
+
+
+BLIND = """
+version: 1
+network_policies:
+  own:
+    endpoints: [{host: late.acme.test, port: 443}]
+    binaries: [{path: /usr/bin/curl}]
+"""
+
+
+async def test_an_update_may_not_bring_credentials_where_a_policy_inspects_nothing(gateway):
+    """Had it come first, the sandbox could not have been made."""
+    await gateway.imported(profile("acme"))
+    await gateway.provider("work", "acme")
+    await gateway.sandbox("box", "work", policy=BLIND)
+    late = profile("acme", endpoints=[endpoint("late.acme.test")])
+    response = await gateway.update("acme", late, version=1)
+    assert told(response) == [("file.yaml", "acme", "endpoints")]
+    assert "late.acme.test" in response.diagnostics[0].message
+    await gateway.detach("box", "work")
+    assert (await gateway.update("acme", late, version=1)).updated
+    code, _text = await refused(gateway.attach("box", "work"))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_an_import_may_not_leave_static_values_without_an_endpoint(gateway):
+    await gateway.provider("work", "acme")
+    await gateway.sandbox("box", "work")
+    response = await gateway.imports(profile("acme", endpoints=[]))
+    assert told(response) == [("file.yaml", "acme", "endpoints")]
+    assert (await gateway.imports(profile("acme"))).imported
+
+
 async def test_a_fault_that_was_there_before_does_not_stand_in_the_way(gateway):
     await gateway.imported(profile("acme", endpoints=[]))
     await gateway.provider("work", "acme")

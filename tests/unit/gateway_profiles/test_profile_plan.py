@@ -3,16 +3,13 @@
 import pytest
 
 from openshell.codec.profile import profile_to_proto
+from openshell.gateway.services.profile_facts import Document, Facts, TargetDocument, ids_of
 from openshell.gateway.services.profile_plan import (
     ERROR,
     MAX_DIAGNOSTICS,
     WARNING,
     Diagnostic,
-    Document,
-    Facts,
-    TargetDocument,
     bounded,
-    ids_of,
     plan_apply,
     plan_import,
     plan_update,

@@ -11,16 +11,9 @@ from typing import Any
 from openshell._proto import openshell_ext_profiles_pb2 as ext
 from openshell.gateway.auth.authorization import RolePolicy
 from openshell.gateway.errors import failed_precondition, invalid_argument
+from openshell.gateway.services.profile_facts import Document, TargetDocument, ids_of, read_facts
 from openshell.gateway.services.profile_history import Operation, find_revision
-from openshell.gateway.services.profile_impact import impact_messages
-from openshell.gateway.services.profile_plan import (
-    Document,
-    Plan,
-    TargetDocument,
-    ids_of,
-    plan_apply,
-    read_facts,
-)
+from openshell.gateway.services.profile_plan import Plan, plan_apply
 from openshell.gateway.services.profile_rows import check_role, requested_id
 from openshell.gateway.services.profile_writer import Outcome, ProfileWriter, check_count
 from openshell.gateway.store.model import Tx
@@ -99,5 +92,5 @@ def _answer(outcome: Outcome) -> ext.ApplyProfilesResponse:
         profiles=outcome.profiles,
         applied=outcome.written,
         valid=outcome.valid,
-        impacts=impact_messages(outcome.impacts),
+        impacts=outcome.impacts,
     )

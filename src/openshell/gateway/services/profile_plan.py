@@ -8,17 +8,19 @@ diagnostics: they are refused by whoever carries the plan out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from openshell._proto import openshell_pb2
 from openshell.codec.profile import binding_set, profile_from_proto
-from openshell.gateway.services.catalogues import PLATFORM, read_catalogue
-from openshell.gateway.services.profile_rows import find_row
-from openshell.gateway.store.model import Row, Tx
-from openshell.providers.catalogue import Catalogue
-from openshell.providers.profile.ids import ProfileIdError, normalize_id
+from openshell.gateway.services.profile_facts import (
+    Document,
+    Facts,
+    TargetDocument,
+    normal_id,
+)
+from openshell.gateway.store.model import Row
 from openshell.providers.profile.lint import batch_findings
 from openshell.providers.profile.model import ProviderProfile
 
@@ -26,18 +28,13 @@ __all__ = [
     "ERROR",
     "WARNING",
     "Diagnostic",
-    "Document",
-    "Facts",
     "Plan",
-    "TargetDocument",
     "Write",
     "bounded",
     "has_errors",
-    "ids_of",
     "plan_apply",
     "plan_import",
     "plan_update",
-    "read_facts",
 ]
 
 ERROR: Final = "error"
@@ -47,51 +44,6 @@ MAX_DIAGNOSTICS: Final = 1000
 """Of one answer, which must fit into a message; nobody reads more."""
 
 Diagnostic = openshell_pb2.ProviderProfileDiagnostic
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One profile as a client sent it. `message` None: the item was empty."""
-
-    source: str
-    message: openshell_pb2.ProviderProfile | None
-
-    @property
-    def id(self) -> str:
-        return self.message.id if self.message is not None else ""
-
-
-@dataclass(frozen=True, slots=True)
-class TargetDocument:
-    """A document and the stored profile that it is for."""
-
-    document: Document
-    target: str
-    """A normal id."""
-    expected: int = 0
-    """The version that the stored profile must have; 0 takes the document's own."""
-
-    @property
-    def version(self) -> int:
-        message = self.document.message
-        return self.expected or (message.resource_version if message is not None else 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is stored of the ids that a request names."""
-
-    scope: str
-    catalogue: Catalogue
-    rows: Mapping[str, Row]
-    """In exactly this scope, whether or not they still read."""
-    platform: frozenset[str]
-    """Ids that the platform has, too; empty when it is the scope itself."""
-
-    def manager(self, profile_id: str) -> str:
-        """The source that owns an id and is not a user; "" for none."""
-        entry = self.catalogue.effective(profile_id)
-        return entry.source if entry is not None and not entry.is_user_managed else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,23 +79,6 @@ def bounded(diagnostics: list[Diagnostic]) -> list[Diagnostic]:
         severity=ERROR if has_errors(left) else WARNING,
     )
     return [*diagnostics[:MAX_DIAGNOSTICS], more]
-
-
-def ids_of(documents: Iterable[Document]) -> list[str]:
-    """The ids that documents give themselves, in their normal form."""
-    return [_normal(document.id) for document in documents]
-
-
-def read_facts(tx: Tx, scope: str, ids: Iterable[str]) -> Facts:
-    wanted = frozenset(ids)
-    rows = {profile_id: find_row(tx, scope, profile_id) for profile_id in wanted}
-    shadowed = wanted if scope != PLATFORM else ()
-    return Facts(
-        scope,
-        read_catalogue(tx, scope),
-        {profile_id: row for profile_id, row in rows.items() if row is not None},
-        frozenset(i for i in shadowed if find_row(tx, PLATFORM, i) is not None),
-    )
 
 
 def plan_import(documents: Sequence[Document], facts: Facts) -> Plan:
@@ -228,7 +163,7 @@ def _item_findings(documents: Sequence[Document]) -> Iterator[Diagnostic]:
 
 
 def _create_findings(document: Document, facts: Facts) -> Iterator[Diagnostic]:
-    profile_id = _normal(document.id)
+    profile_id = normal_id(document.id)
     manager = facts.manager(profile_id)
     if manager:
         yield _error(
@@ -262,7 +197,7 @@ def _update_findings(item: TargetDocument, facts: Facts) -> Iterator[Diagnostic]
         yield _target_error(
             item.target, f"custom provider profile '{item.target}' does not exist; import it first"
         )
-    written = _normal(item.document.id)
+    written = normal_id(item.document.id)
     other = facts.manager(written) if written != item.target else ""
     if other:
         yield _error(item.document, "id", _managed(written, other))
@@ -270,7 +205,7 @@ def _update_findings(item: TargetDocument, facts: Facts) -> Iterator[Diagnostic]
 
 def _mismatch(item: TargetDocument) -> Iterator[Diagnostic]:
     document = item.document
-    if document.message is not None and _normal(document.id) != item.target:
+    if document.message is not None and normal_id(document.id) != item.target:
         yield _error(
             document,
             "id",
@@ -295,14 +230,6 @@ def _read(documents: Sequence[Document]) -> tuple[list[ProviderProfile], list[Di
         for finding in findings
     ]
     return profiles, found
-
-
-def _normal(profile_id: str) -> str:
-    """For comparing; what cannot be an id equals none."""
-    try:
-        return normalize_id(profile_id)
-    except ProfileIdError:
-        return profile_id
 
 
 def _target_error(target: str, message: str) -> Diagnostic:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
+from openshell._proto import openshell_ext_profiles_pb2 as ext
 from openshell._proto import openshell_pb2
 from openshell.gateway.auth.principal import UserPrincipal, current_principal
 from openshell.gateway.errors import failed_precondition, invalid_argument, not_found
@@ -25,7 +26,7 @@ from openshell.gateway.services.profile_change import (
     write_all,
 )
 from openshell.gateway.services.profile_history import Deed, Operation, append_revision
-from openshell.gateway.services.profile_impact import Impact
+from openshell.gateway.services.profile_impact import impact_messages
 from openshell.gateway.services.profile_plan import Diagnostic, Plan
 from openshell.gateway.services.profile_rows import find_row, open_scope, shown
 from openshell.gateway.services.situations import Situations
@@ -36,6 +37,8 @@ __all__ = ["MAX_ITEMS", "Outcome", "ProfileWriter", "check_count"]
 
 MAX_ITEMS: Final = 500
 """Of one request: all are judged against all sandboxes in one transaction, and others wait."""
+MAX_NAMED: Final = 100
+"""Sandboxes named in one refusal: a status travels in headers, which clients cut at 8 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,8 @@ class Outcome:
     diagnostics: Sequence[Diagnostic]
     profiles: Sequence[openshell_pb2.ProviderProfile] = ()
     """As stored, or as they would be; none when a diagnostic is an error."""
-    impacts: Sequence[Impact] = ()
+    impacts: Sequence[ext.SandboxImpact] = ()
+    """Of sandboxes for which anything changes; only when asked for."""
     written: bool = False
     valid: bool = False
 
@@ -134,7 +138,8 @@ class ProfileWriter:
         outcome = Outcome(
             diagnostics=(*plan.diagnostics, *faults),
             profiles=() if faults else [shown(row) for row in rows],
-            impacts=measured,
+            # Here and not for the answer: the event loop has better to do.
+            impacts=impact_messages(measured) if impacts else (),
             valid=not faults,
         )
         return outcome, [user.id for user in users]
@@ -160,10 +165,12 @@ class ProfileWriter:
             # Asked of the catalogue without it, so that every way of reaching it counts.
             users = snapshot.users(Situations(tx))
             if users:
-                names = ", ".join(sorted(user.shown(scope) for user in users))
+                names = sorted(user.shown(scope) for user in users)
+                more = len(names) - MAX_NAMED
+                rest = f" and {more} more" if more > 0 else ""
                 raise failed_precondition(
-                    f"provider profile '{profile_id}' is in use by sandbox(es): {names}; detach "
-                    "their providers of this type first"
+                    f"provider profile '{profile_id}' is in use by sandbox(es): "
+                    f"{', '.join(names[:MAX_NAMED])}{rest}; detach their providers of this type first"
                 )
 
         await self._store.write(write)

@@ -15,18 +15,15 @@ from openshell._proto import openshell_pb2
 from openshell.gateway.auth.authorization import RolePolicy
 from openshell.gateway.errors import failed_precondition, not_found
 from openshell.gateway.services.catalogues import problems_in, read_catalogue
+from openshell.gateway.services.profile_facts import Document, TargetDocument, ids_of, read_facts
 from openshell.gateway.services.profile_history import Operation
 from openshell.gateway.services.profile_plan import (
     WARNING,
     Diagnostic,
-    Document,
     Plan,
-    TargetDocument,
     has_errors,
-    ids_of,
     plan_import,
     plan_update,
-    read_facts,
 )
 from openshell.gateway.services.profile_rows import (
     check_role,
