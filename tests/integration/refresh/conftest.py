@@ -1,6 +1,7 @@
 """Two gateways on one database, a real authorization server, and a clock that can be moved on."""
 
 import datetime as dt
+import ssl
 import time
 import uuid
 
@@ -13,6 +14,7 @@ from openshell.gateway.records import Kind, load
 from openshell.gateway.refresh.minting import Minter
 from openshell.gateway.refresh.renewal import Renewals
 from openshell.gateway.refresh.states import State
+from openshell.gateway.refresh.token_endpoint import TokenEndpoint
 from openshell.gateway.refresh.worker import RefreshWorker
 from openshell.gateway.services.refresh import Refresh
 from openshell.gateway.store.sqlite import SqliteStore
@@ -46,7 +48,8 @@ class Refreshing(Gateway):
     def __init__(self, store, clock, minter=None):
         super().__init__(store, clock)
         self.tasks = Tasks()
-        self.use(minter or Minter())
+        # The issuer speaks plain HTTP; no authority is needed and loading them takes its time.
+        self.use(minter or Minter(TokenEndpoint(tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))))
 
     def use(self, minter):
         self.renewals = Renewals(self.store, self.credentials, self.bus, minter)

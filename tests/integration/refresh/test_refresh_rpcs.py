@@ -1,5 +1,6 @@
 """Refresh over the real store and a real issuer: one gateway at a time."""
 
+import asyncio
 import logging
 import sqlite3
 
@@ -11,6 +12,7 @@ from openshell.gateway.errors import ApiError, Code
 from openshell.gateway.records import Kind, load
 from openshell.gateway.refresh.states import State, put_state
 from openshell.gateway.refresh.worker import RefreshWorker
+from openshell.gateway.store.model import MatchResourceVersion, NewRow, StoreUnavailable
 from openshell.providers.profile.model import Strategy
 
 HOUR_MS = 3_600_000
@@ -378,3 +380,49 @@ async def test_a_requested_rotation_is_honoured(gateway, issuer):
     await gateway.worker.sweep()
     assert await gateway.value() != before
     assert (await gateway.statuses())[0].status == "refreshed"
+
+
+async def test_a_damaged_state_stops_no_other(gateway, issuer, caplog):
+    await provider(gateway)
+    await gateway.configure()
+    await gateway.provider("good", credentials={}, kind="graph")
+    await gateway.configure(provider="good")
+
+    def damage(tx):
+        row = next(r for r in tx.all(Kind.REFRESH_STATE) if load(r, State).provider_name == "work")
+        tx.put(
+            NewRow(row.id, row.kind, b"\xff\xff", row.workspace, row.name, row.scope),
+            MatchResourceVersion(row.resource_version),
+        )
+
+    await gateway.store.write(damage)
+    await gateway.worker.sweep()
+    assert "damaged" in caplog.text
+    assert issuer.accepts(await gateway.value(provider="good"))
+
+
+async def test_the_worker_outlives_a_store_that_cannot_be_read(gateway, issuer, monkeypatch):
+    slept = asyncio.Event()
+
+    async def sleep(_seconds):
+        slept.set()
+        await asyncio.sleep(0)
+
+    async def unreadable(_fn):
+        raise StoreUnavailable("the database is locked")
+
+    await provider(gateway)
+    await gateway.configure()
+    with monkeypatch.context() as broken:
+        broken.setattr(gateway.store, "read", unreadable)
+        running = asyncio.create_task(
+            RefreshWorker(gateway.store, gateway.renewals, sleep=sleep).run()
+        )
+        await slept.wait()
+        assert not running.done()
+    async with asyncio.timeout(10):
+        while not issuer.tokens:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running

@@ -29,6 +29,8 @@ PUBLIC = (
     .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     .decode()
 )
+# Trusts nobody, and is made faster than one with the system's authorities.
+NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
@@ -71,6 +73,7 @@ def google(issuer, **fields):
 
 
 async def mint(inputs, **options):
+    options.setdefault("tls", NOBODY)
     return await Minter(TokenEndpoint(**options)).mint("KEY", inputs, now_ms())
 
 
@@ -212,6 +215,18 @@ async def test_an_address_where_nobody_listens(issuer):
     assert error.reason is RefreshReason.UNREACHABLE
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        pytest.param("x" * 64 + ".example.invalid", id="no label is that long"),
+        pytest.param("a..example.invalid", id="empty label"),
+    ],
+)
+async def test_a_host_that_cannot_be(issuer, host):
+    error = await refused(oauth2(issuer, url=f"https://{host}/token"))
+    assert error.reason is RefreshReason.UNREACHABLE
+
+
 async def test_an_issuer_that_does_not_answer_in_time(issuer):
     issuer.hold = threading.Event()
     error = await refused(oauth2(issuer), timeout_seconds=0.2)
@@ -236,7 +251,7 @@ async def test_tls_is_verified(tmp_path):
         trusting = ssl.create_default_context(cafile=tmp_path / "ca.pem")
         assert issuer.accepts((await mint(oauth2(issuer), tls=trusting)).values["KEY"])
         issuer.requests.clear()
-        error = await refused(oauth2(issuer))
+        error = await refused(oauth2(issuer), tls=None)
         assert error.reason is RefreshReason.UNREACHABLE
         assert not issuer.requests
 

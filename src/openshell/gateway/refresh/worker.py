@@ -104,7 +104,7 @@ def _due(row: Row, now_ms: int) -> _Due | None:
     try:
         state = load(row, State)
     except DecodeError:
-        _log.warning("refresh: the stored state %s is damaged; configure it again", row.id)
+        _log.warning("refresh: the stored state %s is damaged and left out", row.id)
         return None
     requested = state.status == _ROTATION_REQUESTED
     if is_claimed(row, state, now_ms) or (state.next_refresh_at_ms > now_ms and not requested):
