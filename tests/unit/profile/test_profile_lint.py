@@ -4,6 +4,7 @@ import textwrap
 
 import pytest
 import yaml
+from hypothesis import given, settings
 
 from openshell.policy import errors_of, validate_policy
 from openshell.policy.features import EVERY_FEATURE
@@ -21,6 +22,7 @@ from openshell.providers.profile import model as p
 from openshell.providers.profile.builtin import builtin_profiles
 from openshell.providers.profile.document import read_profile
 from openshell.providers.profile.lint import MAX_FINDINGS, batch_findings, lint_profile
+from unit.profile.profile_samples import PROFILES
 
 BASE = """\
 id: sound
@@ -600,3 +602,11 @@ def test_what_a_policy_would_refuse_is_refused_here(name):
         SandboxPolicy(network_policies={rule.key: rule}), features=EVERY_FEATURE
     )
     assert bool(errors(profile)) >= bool(errors_of(found))
+
+
+@settings(max_examples=100, deadline=None)
+@given(PROFILES)
+def test_any_profile_is_judged_without_a_crash(profile):
+    for finding in lint_profile(profile):
+        assert finding.field
+        assert finding.message
