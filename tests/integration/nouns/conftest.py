@@ -42,6 +42,7 @@ from openshell.gateway.services.provider_environment import ProviderEnvironment
 from openshell.gateway.services.providers import Providers
 from openshell.gateway.services.settings import Settings
 from openshell.gateway.store import MustCreate, Unconditional
+from openshell.gateway.store.postgres import PostgresStore
 from openshell.gateway.store.sqlite import SqliteStore
 from openshell.gateway.workspaces import ensure_default
 from openshell.policy.parse import parse_policy
@@ -301,10 +302,20 @@ def clock():
 
 
 @pytest.fixture
-async def gateways(tmp_path: Path, clock):
+def backend():
+    """Races are run on both databases."""
+    return "sqlite"
+
+
+@pytest.fixture
+async def gateways(tmp_path: Path, clock, backend, request):
     """Two gateways on one database."""
-    path = str(tmp_path / "openshell.db")
-    stores = [await SqliteStore.open(path, clock_ms=clock) for _ in range(2)]
+    if backend == "sqlite":
+        path = str(tmp_path / "openshell.db")
+        stores = [await SqliteStore.open(path, clock_ms=clock) for _ in range(2)]
+    else:
+        url = request.getfixturevalue("database_url")
+        stores = [await PostgresStore.open(url, clock_ms=clock) for _ in range(2)]
     await stores[0].write(lambda tx: ensure_default(tx, str(uuid.uuid4())))
     yield [Gateway(store, clock) for store in stores]
     for store in stores:

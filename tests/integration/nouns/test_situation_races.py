@@ -14,6 +14,7 @@ from support.policies import BOUND, OPEN
 from support.profile_values import granted, profile
 
 ROUNDS = 4
+BACKENDS = ("sqlite", "postgres")
 AUDITED = OPEN.replace("api.example.com", "api.acme.test").replace(
     "enforcement: enforce", "enforcement: audit"
 )
@@ -98,6 +99,7 @@ RACES = (
 )
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("round_", range(ROUNDS))
 @pytest.mark.parametrize("prepare", RACES, ids=lambda race: race.__name__.replace("_", " "))
 async def test_one_of_two_is_refused(gateways, race, prepare, round_):

@@ -25,6 +25,7 @@ from support.policies import BOUND, OPEN
 from support.profile_values import credential, endpoint, granted, profile
 
 ROUNDS, AT_ONCE = 60, 5
+BACKENDS = ("sqlite", "postgres")
 HOSTS = ("a.acme.test", "b.acme.test")
 TYPES = ("t1", "t2")
 PROVIDERS = ("p1", "p2", "p3")
@@ -150,6 +151,7 @@ def violations(tx):
                     yield f"{where}: {at.credential_binding.provider} is bound twice or not there"
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(4))
 async def test_no_interleaving_breaks_an_invariant(gateways, race, seed):
     choose = random.Random(seed).choice
