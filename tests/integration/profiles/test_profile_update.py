@@ -542,3 +542,31 @@ async def test_an_update_in_one_workspace_looks_at_its_sandboxes_only(gateway):
     changed = profile("acme", credentials=[credential(), credential("MORE")])
     assert (await gateway.update("acme", changed, version=1)).updated
     assert len(gateway.changes) == 1
+
+
+async def test_a_platform_update_sees_what_workspaces_add(gateway):
+    """The sandbox's own catalogue counts: its other provider has a profile of the workspace."""
+    far = profile("far", credentials=[granted("far")], endpoints=[endpoint("b.acme.test")])
+    await gateway.imported(far, workspace="")
+    await gateway.imported(profile("near", credentials=[granted("near")]))
+    await gateway.provider("first", "far", credentials={}, own=False)
+    await gateway.provider("second", "near", credentials={})
+    await gateway.sandbox("box", "first", "second")
+    clash = profile("far", credentials=[granted("far")])
+    response = await gateway.update("far", clash, version=1, workspace="")
+    assert told(response) == [("file.yaml", "far", "credentials.token_grant.audience_overrides")]
+    assert "sandbox 'default/box'" in response.diagnostics[0].message
+
+
+async def test_a_shadow_does_not_change_what_lies_beneath_it(gateway):
+    await gateway.imported(profile("acme"), workspace="")
+    await gateway.provider("low", "acme", own=False)
+    await gateway.provider("high", "acme", credentials={"HIGH_KEY": "s3cr3t"})
+    low = await gateway.sandbox("low", "low")
+    high = await gateway.sandbox("high", "high")
+    gateway.changes.clear()
+    assert (await gateway.imports(profile("acme", description="w"))).imported
+    assert gateway.changes == [(high.metadata.id, "providers")]
+    gateway.changes.clear()
+    assert (await gateway.update("acme", profile("acme"), version=1, workspace="")).updated
+    assert gateway.changes == [(low.metadata.id, "providers")]
