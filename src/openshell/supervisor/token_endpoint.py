@@ -34,7 +34,7 @@ _MAX_INTERIM: Final = 8
 _MAX_ADDRESSES: Final = 8
 
 _URL: Final = re.compile(
-    r"(https?)://(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*))"
+    r"((?i:https?))://(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*))"
     r"(?::([0-9]{1,5}))?(/[!-~]*)?"
 ).fullmatch
 _IN_CLUSTER: Final = re.compile(r"[^.]+\.[^.]+\.svc(?:\.cluster\.local)?").fullmatch
@@ -60,7 +60,7 @@ class TokenEndpoint:
         if found is None or "#" in url:
             return None
         scheme, six, name, port, target = found.groups()
-        host = (six or name).lower()
+        scheme, host = scheme.lower(), (six or name).lower()
         number = int(port) if port else {"http": 80, "https": 443}[scheme]
         if not 1 <= number <= 65535 or (scheme == "http" and not _is_near(host)):
             return None

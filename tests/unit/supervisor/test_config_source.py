@@ -183,6 +183,33 @@ def test_the_events_of_settings_are_labelled_by_what_they_become():
     assert not settings_events(after, after, 5)
 
 
+async def test_tokens_of_grants_that_went_are_forgotten():
+    gateway, recorder, kept = Gateway(), Recorder(), []
+
+    class Tokens:
+        def keep(self, grants):
+            kept.append([grant.owner for grant in grants])
+
+    holder = GenerationHolder(Generation(0, quarantine("none yet", 0), CredentialSet()))
+    source = ConfigSource(gateway, "box", holder, recorder, recorder, tokens=Tokens())
+    key = "own.example.com\t443\t\tp:c"
+    grant = gateway.environment.dynamic_credentials[key].token_grant
+    grant.token_endpoint = "https://idp.example/token"
+    running = asyncio.ensure_future(source.run())
+    try:
+        async with asyncio.timeout(5):
+            assert (await source.wait_loaded()).credentials.grants
+            gateway.environment.dynamic_credentials.clear()
+            gateway.config = config("own.example.com", env=8)
+            source.wake("providers")
+            generation = await holder.changed(1)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert not generation.credentials.grants
+    assert kept == [["p:c"], []]
+
+
 async def test_halves_of_two_moments_are_fetched_again(world):
     gateway, recorder, take = world
     await take()
