@@ -141,6 +141,7 @@ def _find(lookup: Lookup, item: Missing, *, auto: bool | None) -> Found | None:
                 "Go on without it:      --no-auto-providers"
             )
         if not click.confirm("Create it from the credentials here?", default=True, err=True):
+            note("Going on without it")
             return None
     found = lookup.discover(item.kind)
     if not found.credentials:

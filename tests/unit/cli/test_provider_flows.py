@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -257,6 +258,22 @@ def test_a_missing_provider_without_a_terminal(scripted, monkeypatch, capsys):
     assert "missing required provider 'github'" in err
     assert "openshell provider create --name github --type github --from-existing" in err
     assert scripted.asked("CreateSandbox") == []
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("answer", "names"), [("\n", ["github"]), ("n\n", [])], ids=["the default is yes", "no"]
+)
+def test_a_person_is_asked(scripted, monkeypatch, capsys, answer, names):
+    monkeypatch.setenv("GITHUB_TOKEN", SECRET)
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    sandbox("--", "gh")
+    assert "Create it from the credentials here? [Y/n]" in capsys.readouterr().err
+    assert list(scripted.asked("CreateSandbox")[0].spec.providers) == names
 
 
 def test_auto_providers(scripted, monkeypatch, capsys):
