@@ -14,13 +14,17 @@ from openshell.codec.policy import policy_from_proto
 from openshell.codec.profile import profile_from_proto, profile_to_proto
 from openshell.gateway.errors import ApiError, Code
 from openshell.gateway.records import Kind, load, load_all
-from openshell.gateway.refresh.states import read_states
+from openshell.gateway.refresh.minting import Minter
+from openshell.gateway.refresh.renewal import Renewals
+from openshell.gateway.refresh.states import State, read_states
 from openshell.gateway.services.global_policy import global_revision
 from openshell.gateway.services.lookup import save_sandbox
 from openshell.gateway.services.profile_writer import ProfileWriter
 from openshell.gateway.services.profiles import Profiles
+from openshell.gateway.services.refresh import Refresh
 from openshell.gateway.services.revisions import base_policy
 from openshell.gateway.services.settings_rows import GLOBAL, read_values, set_value
+from openshell.providers.profile.model import Strategy
 from support.policies import BOUND, OPEN
 from support.profile_values import credential, endpoint, granted, profile
 
@@ -92,6 +96,17 @@ def requests(gateway, boxes, choose):
             ),
             lambda: update_profile(gateway, candidate),
             lambda: update_profile(gateway, candidate),
+            lambda: gateway.ConfigureProviderRefresh(
+                openshell_pb2.ConfigureProviderRefreshRequest(
+                    provider=name,
+                    credential_key=key,
+                    strategy=Strategy.OAUTH2_CLIENT_CREDENTIALS,
+                    material={"client_id": "i", "client_secret": "s", "tenant_id": "t"},
+                )
+            ),
+            lambda: gateway.DeleteProviderRefresh(
+                openshell_pb2.DeleteProviderRefreshRequest(provider=name, credential_key=key)
+            ),
             lambda: gateway.DeleteProviderProfile(
                 openshell_pb2.DeleteProviderProfileRequest(id=candidate.id)
             ),
@@ -151,12 +166,32 @@ def violations(tx):
                     yield f"{where}: {at.credential_binding.provider} is bound twice or not there"
 
 
+def sealed(tx):
+    """Handles that exist, and those that a record or a refresh points at."""
+    held = [
+        handle.handle
+        for row in tx.all(Kind.PROVIDER)
+        for handle in load(row, datamodel_pb2.Provider).credential_handles.values()
+    ]
+    held += [
+        handle.handle
+        for row in tx.all(Kind.REFRESH_STATE)
+        for handle in load(row, State).secret_material_handles.values()
+    ]
+    return sorted(row.id for row in tx.all(Kind.CREDENTIAL)), sorted(held)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(4))
 async def test_no_interleaving_breaks_an_invariant(gateways, race, seed):
     choose = random.Random(seed).choice
     for gateway in gateways:
-        gateway.parts += (Profiles(gateway.store, ProfileWriter(gateway.store, gateway.bus)),)
+        store, sealed, bus = gateway.store, gateway.credentials, gateway.bus
+        gateway.parts += (
+            Profiles(store, ProfileWriter(store, bus)),
+            # Nothing here rotates, so nothing is asked of any issuer.
+            Refresh(store, sealed, bus, Renewals(store, sealed, bus, Minter())),
+        )
     boxes = {name: await gateways[0].sandbox(name, policy=OPEN) for name in BOXES}
     done = 0
     for _ in range(ROUNDS):
@@ -174,6 +209,8 @@ async def test_no_interleaving_breaks_an_invariant(gateways, race, seed):
             assert config.provider_env_revision == environment.provider_env_revision
             assert policy_from_proto(config.policy)
     assert done > ROUNDS
+    there, held = await gateways[0].store.read(sealed)
+    assert there == held
 
 
 async def test_the_rule_of_the_test_sees_what_must_not_be(gateway):
