@@ -17,7 +17,7 @@ from openshell._proto import openshell_pb2
 from openshell.gateway.errors import aborted
 from openshell.gateway.records import Kind
 from openshell.gateway.services.catalogues import PLATFORM
-from openshell.gateway.services.profile_diff import PolicyComparer
+from openshell.gateway.services.profile_diff import MAX_LOOKALIKES, PolicyComparer
 from openshell.gateway.services.profile_history import Deed, append_revision
 from openshell.gateway.services.profile_impact import Effects, Impact, effects_between
 from openshell.gateway.services.profile_plan import ERROR, Diagnostic, Write, bounded
@@ -173,7 +173,8 @@ class _Shared:
             if self._wanted
             else Effects(faults=faults)
         )
-        known.append((now.policy, effects))
+        if len(known) < MAX_LOOKALIKES:
+            known.append((now.policy, effects))
         return effects
 
     def _then(self, now: Situation, user: User) -> Situation:

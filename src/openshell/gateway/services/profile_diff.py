@@ -9,19 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from openshell.policy.diff import ChangeKind, Effect, FieldChange, ReachChange, diff_policies
 from openshell.policy.diff_text import terms_line
 from openshell.policy.hosts import is_wildcard_host, normalize_host
 from openshell.policy.model import NetworkRule, SandboxPolicy
 
-__all__ = ["Difference", "PolicyComparer"]
+__all__ = ["MAX_LOOKALIKES", "Difference", "PolicyComparer"]
 
 _Rules: TypeAlias = dict[str, NetworkRule]
 _Place: TypeAlias = tuple[str, int]
 
-_EVERYWHERE = ""
+MAX_LOOKALIKES: Final = 32
+"""Remembered answers that only a full comparison tells apart: asking must not cost more than working
+it out again, however many sandboxes have policies of their own."""
+
+_EVERYWHERE: Final = ""
 """The host of a place that any other may be part of."""
 
 
@@ -63,7 +67,8 @@ class PolicyComparer:
             if seen.before == part.before and seen.after == part.after:
                 return difference
         difference = _compare(part)
-        known.append((part, difference))
+        if len(known) < MAX_LOOKALIKES:
+            known.append((part, difference))
         return difference
 
 
