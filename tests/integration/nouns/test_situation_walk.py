@@ -186,11 +186,11 @@ def sealed(tx):
 async def test_no_interleaving_breaks_an_invariant(gateways, race, seed):
     choose = random.Random(seed).choice
     for gateway in gateways:
-        store, sealed, bus = gateway.store, gateway.credentials, gateway.bus
+        store, safe, bus = gateway.store, gateway.credentials, gateway.bus
         gateway.parts += (
             Profiles(store, ProfileWriter(store, bus)),
             # Nothing here rotates, so nothing is asked of any issuer.
-            Refresh(store, sealed, bus, Renewals(store, sealed, bus, Minter())),
+            Refresh(store, safe, bus, Renewals(store, safe, bus, Minter())),
         )
     boxes = {name: await gateways[0].sandbox(name, policy=OPEN) for name in BOXES}
     done = 0
