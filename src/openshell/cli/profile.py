@@ -25,7 +25,7 @@ profile = LazyGroup(
         "lint": Entry("openshell.cli.profile_change:lint", "Judge documents, change nothing."),
         "update": Entry("openshell.cli.profile_change:update", "Replace one profile."),
         "delete": Entry("openshell.cli.profile_change:delete", "Delete a profile."),
-        "diff": Entry("openshell.cli.profile_apply:diff", "Show what a document changes.", _SAFE),
+        "diff": Entry("openshell.cli.profile_diff:diff", "Show what a document changes.", _SAFE),
         "apply": Entry(
             "openshell.cli.profile_apply:apply", "Create and update many, or none.", _SAFE
         ),

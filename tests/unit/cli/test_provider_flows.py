@@ -171,6 +171,7 @@ def test_update_merges_what_is_named(scripted, monkeypatch, capsys):
         ("profile_show", {"grpc", "yaml", "pydantic"}),
         ("profile_change", {"yaml", "pydantic"}),
         ("profile_apply", {"yaml", "pydantic"}),
+        ("profile_diff", {"yaml", "pydantic"}),
     ],
 )
 def test_commands_load_only_what_they_need(module, unwanted):
