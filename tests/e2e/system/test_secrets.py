@@ -42,7 +42,7 @@ token = os.environ["TOKEN"]
 bound, unbound = sys.argv[1:3]
 ask(bound + "/ok", {"Authorization": "Bearer " + token})
 ask(bound + "/refused", {"Authorization": "Bearer " + token})
-ask(bound + "/ok?token=" + token, {})
+ask(unbound + "/ok?token=" + token, {})
 ask(unbound + "/ok", {"Authorization": "Bearer " + token})
 print(os.environ)
 open("/sandbox/notes", "w").write(str(dict(os.environ)) + "public-marker-of-the-test")
@@ -168,7 +168,7 @@ def test_the_upstream_received_the_secret(used: Used) -> None:
         f"Bearer {SECRET}"
     ]
     assert used.said.startswith("200 GET /ok\n")
-    assert used.said.count("\n403 ") == 2, used.said
+    assert used.said.count("\n403 ") == 3, used.said
     assert "credential_" in used.said
 
 
