@@ -23,12 +23,13 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-__all__ = ["MISSING", "PostgresServer", "find_binaries"]
+__all__ = ["MISSING", "PASSWORD", "PASSWORD_USER", "PostgresServer", "find_binaries"]
 
 MISSING = "PostgreSQL's server programs are not installed (Debian: apt-get install postgresql)"
 START_SECONDS = 30
 PASSWORD_USER = "locked"
-"""A role that needs a password; every other one is let in."""
+"""A role that needs a password, this one; every other role is let in."""
+PASSWORD = "right-hunter2"
 
 _SETTINGS = {
     "listen_addresses": "",
@@ -81,6 +82,7 @@ class PostgresServer:
                 os.chown(self.directory, self._as["user"], self._as["group"])
             self._initialise()
             self.start()
+            self.execute(f"CREATE ROLE {PASSWORD_USER} SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
         except BaseException:
             self.stop()
             raise

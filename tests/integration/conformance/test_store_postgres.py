@@ -12,7 +12,7 @@ import pytest
 from integration.conformance.store_contract import Clock, put, row
 from openshell.gateway.store import MatchResourceVersion, MustCreate, StoreUnavailable
 from openshell.gateway.store.postgres import WRITE_ATTEMPTS, PostgresStore
-from support.postgres import PASSWORD_USER
+from support.postgres import PASSWORD, PASSWORD_USER
 
 
 async def opened(url):
@@ -263,14 +263,6 @@ async def test_a_newer_schema_is_refused(store, postgres, database_url):
         await opened(database_url)
 
 
-@pytest.fixture
-def secret(postgres):
-    """The password of the role that needs one, which no text may show."""
-    with contextlib.suppress(Exception):
-        postgres.execute(f"CREATE ROLE {PASSWORD_USER} LOGIN PASSWORD 'right-hunter2'")
-    return "wrong-hunter2"
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -305,22 +297,20 @@ def secret(postgres):
     ],
 )  # fmt: skip
 async def test_what_cannot_be_opened_is_one_sentence_without_the_password(
-    postgres, database_url, secret, change, says, caplog
+    postgres, database_url, change, says, caplog
 ):
     caplog.set_level(0)
     with pytest.raises(StoreUnavailable, match=says) as caught:
-        await opened(change(postgres, database_url, secret))
+        await opened(change(postgres, database_url, "wrong-hunter2"))
     shown = "".join(traceback.format_exception(caught.value, limit=0)) + caplog.text
     assert "hunter2" not in shown
     assert "\n" not in str(caught.value)
 
 
-async def test_the_right_password_opens_and_is_shown_nowhere(postgres, secret, caplog):
+async def test_the_right_password_opens_and_is_shown_nowhere(postgres, database_url, caplog):
     caplog.set_level(0)
-    postgres.execute(f"GRANT ALL ON SCHEMA public TO {PASSWORD_USER}", "template1")
-    with postgres.database() as url:
-        name = name_in(url)
-        store = await opened(postgres.url(name, user=PASSWORD_USER, password="right-hunter2"))
-        await put(store, row())
-        assert "hunter2" not in repr(store) + repr(vars(store)["_local"]) + caplog.text
-        await store.close()
+    url = postgres.url(name_in(database_url), user=PASSWORD_USER, password=PASSWORD)
+    store = await opened(url)
+    await put(store, row())
+    assert PASSWORD not in repr(store) + repr(store._connections) + caplog.text
+    await store.close()

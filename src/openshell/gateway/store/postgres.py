@@ -51,8 +51,8 @@ CONNECT_SECONDS: Final = 5
 
 _SESSION: Final = (
     # A gateway that is stopped in mid-transaction must not stop the others for ever.
-    "SET idle_in_transaction_session_timeout = '30s'; "
-    "SET lock_timeout = '15s'; "
+    "SET idle_in_transaction_session_timeout = '10s'; "
+    "SET lock_timeout = '5s'; "
     "SET statement_timeout = '60s'"
 )
 # Locking a table takes no snapshot, so what is read afterwards is what the last writer left.
