@@ -584,7 +584,6 @@ def test_a_placeholder_is_resolved_where_it_is_bound(world: World) -> None:
 MISUSES = {
     "another endpoint": ("<plain>", "/ok", "Authorization: Bearer $TOKEN\r\n"),
     "another endpoint's query": ("<plain>", "/ok?token=$TOKEN", ""),
-    "another endpoint's path": ("<plain>", "/$TOKEN", ""),
     "the name in a query": ("<tls>", "/ok?$TOKEN=1", ""),
     "a second field after it": ("<tls>", "/ok", "X-A: $TOKEN$TOKEN\r\n"),
     "the middle of a value": ("<tls>", "/ok", "X-A: before $TOKEN after\r\n"),
