@@ -261,13 +261,21 @@ class Gateway:
         self._session_service = SessionService(
             store, compute, self.sessions, self.relays, self.tasks, new_id=new_id
         )
+        for add, base, parts in self._served(store, driver, compute, identity):
+            for server in self._servers:
+                add(_servicer(base, parts), server)
+
+    def _served(
+        self, store: Store, driver: ComputeDriver, compute: Compute, identity: Identity
+    ) -> list[_Served]:
+        """What each gRPC service is made of; a method that no part has stays unimplemented."""
+        new_id = self._world.new_id
         credentials = DatabaseCredentialStore(
-            load_or_create_key(Path(settings.credential_key_path))
+            load_or_create_key(Path(self._settings.credential_key_path))
         )
         attach = AttachService(store, compute, self.sessions, self.relays, self.bus, self.tasks)
         profiles = ProfileWriter(store, self.bus, new_id=new_id, tasks=self.tasks)
-        # What each gRPC service is made of; a method that no part has stays unimplemented.
-        served: list[_Served] = [
+        return [
             (
                 openshell_pb2_grpc.add_OpenShellServicer_to_server,
                 openshell_pb2_grpc.OpenShellServicer,
@@ -297,9 +305,6 @@ class Gateway:
                 [],
             ),
         ]
-        for add, base, parts in served:
-            for server in self._servers:
-                add(_servicer(base, parts), server)
 
     def _core_services(self, store: Store, driver: ComputeDriver, compute: Compute) -> list[object]:
         assert self._lifecycle is not None  # noqa: S101  set by the only caller
@@ -341,9 +346,9 @@ class Gateway:
         renewals = Renewals(store, credentials, self.bus, Minter())
         self._refresh_worker = RefreshWorker(store, renewals)
         return [
-            Providers(store, credentials, self.bus, new_id=self._world.new_id),
-            Attachments(store, self.bus, show=compute.show),
-            Config(store, self.bus, failure_mode=self._settings.failure_mode),
+            Providers(store, credentials, self.bus, new_id=self._world.new_id, tasks=self.tasks),
+            Attachments(store, self.bus, show=compute.show, tasks=self.tasks),
+            Config(store, self.bus, failure_mode=self._settings.failure_mode, tasks=self.tasks),
             Policies(store, self.bus),
             ProviderEnvironment(store, credentials),
             Refresh(
