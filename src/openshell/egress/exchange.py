@@ -142,9 +142,13 @@ class Exchanges:
             match outcome:
                 case NeedsToken(grant=grant, tokens=tokens):
                     self._connection.deadline = None
+                    asked_under = self._services.holder.current.number
                     try:
                         pending.token = grant, await tokens.token(grant)
                     except TokenUnavailable as error:
+                        if self._services.holder.current.number != asked_under:
+                            # The grant may have changed under the fetch: the new one counts.
+                            continue
                         refusal = TokenRefused(grant.owner, str(error))
                         return Refused(outcome.route, refusal, outcome.where)
                 case NeedsBody():

@@ -27,7 +27,8 @@ class TokenIssuer:
     def __init__(self, source: SvidSource, context: Callable[[], ssl.SSLContext]) -> None:
         """`context` verifies token endpoints; asked for when the first one is spoken to."""
         self._source = source
-        self._context = context
+        self._make_context = context
+        self._context: ssl.SSLContext | None = None
 
     async def issue(self, grant: TokenGrant) -> IssuedToken:
         """A new token. Raises TokenUnavailable."""
@@ -37,10 +38,16 @@ class TokenIssuer:
         try:
             svid = await self._source.jwt(grant.svid_audience)
             form = urlencode(_form(grant, svid)).encode()
-            status, body = await post_form(endpoint, form, self._context())
+            status, body = await post_form(endpoint, form, self._roots())
         except (SvidUnavailable, EndpointFailed) as error:
             raise TokenUnavailable(str(error)) from None
         return read_answer(status, body)
+
+    def _roots(self) -> ssl.SSLContext:
+        """Made once: an operator's bundle is read and parsed for it."""
+        if self._context is None:
+            self._context = self._make_context()
+        return self._context
 
 
 def read_answer(status: int, body: bytes) -> IssuedToken:
