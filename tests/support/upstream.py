@@ -46,6 +46,8 @@ def http_upstream(certificate: Path | None = None) -> Iterator[Upstream]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Head and body are two writes: the second must not wait until the first is acknowledged.
+        disable_nagle_algorithm = True
 
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
