@@ -293,12 +293,11 @@ def _refuse_fault(
             _deny(services, connection, where, policy, "l7-websocket", reason, refusal, 501)
             return denials.not_supported("WebSocket")
         case Fault.BODY_SIZE | Fault.BODY_TRAILERS:
-            denial = denials.body_not_placed(fault.value, too_large=fault is Fault.BODY_SIZE)
+            too_large = fault is Fault.BODY_SIZE
             reason = "the request body cannot be searched for placeholders"
-            _deny(
-                services, connection, where, policy, "credentials", reason, refusal, denial.status
-            )
-            return denial
+            code = 413 if too_large else 400
+            _deny(services, connection, where, policy, "credentials", reason, refusal, code)
+            return denials.body_not_placed(fault.value, too_large=too_large)
         case Fault.H2C:
             number = refused.route.admitted.generation
             denied = RequestDenied(policy, None, fault.value, _H2C_REASON, True, None, "", number)

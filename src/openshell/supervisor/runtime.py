@@ -118,10 +118,7 @@ class Supervisor:
             Generation(0, quarantine("no configuration was loaded yet", 0), CredentialSet())
         )
         self._reporter = PolicyReporter(self._client, plan.sandbox_id, self._logs)
-        issuer = TokenIssuer(
-            source_from(os.environ), lambda: roots.with_operator(plan.upstream_ca_bundle)
-        )
-        self._tokens = TokenCache(issuer.issue, time.monotonic)
+        self._tokens = _token_cache(plan, roots)
         self._config = ConfigSource(
             self._client,
             plan.sandbox_id,
@@ -346,6 +343,13 @@ class Supervisor:
         if isinstance(error, SandboxGone):
             return
         self._logs.log("error", "supervisor", f"task '{name}' failed: {type(error).__name__}")
+
+
+def _token_cache(plan: LaunchPlan, roots: TrustRoots) -> TokenCache:
+    """Tokens for grants; where our identity comes from is said by our own environment."""
+    source = source_from(os.environ)
+    issuer = TokenIssuer(source, lambda: roots.with_operator(plan.upstream_ca_bundle))
+    return TokenCache(issuer.issue, time.monotonic)
 
 
 def _now_ms() -> int:

@@ -126,11 +126,7 @@ class CredentialSet:
             if key not in skipped
         }
         kept = {key: binding for key, binding in bindings.items() if key in values}
-        same_identities = _identities(kept) == _identities(before._bindings)
-        retained: tuple[tuple[int, _Values], ...] = ()
-        if same_identities and before._values:
-            generations = (*before._retained, (before.revision, before._values))
-            retained = tuple(old for old in generations if old[0] != revision)
+        retained = before._retain(kept, revision)
         # A successful empty snapshot forgets the running placeholders: nothing is installed by it.
         installed = _install(before._installed, revision, epoch) if values else {}
         since = {
@@ -148,10 +144,20 @@ class CredentialSet:
             _values=MappingProxyType(values),
             _bindings=MappingProxyType(kept),
             _ever_bound=before._ever_bound | bindings.keys(),
-            _retained=retained[-(RETAINED_GENERATIONS - 1) :],
+            _retained=retained,
             _installed=MappingProxyType(installed),
             _since=MappingProxyType(since),
         )
+
+    def _retain(
+        self, bindings: Mapping[str, Binding], revision: int
+    ) -> tuple[tuple[int, _Values], ...]:
+        """The earlier generations of the set that follows, unless a key has another identity in it."""
+        if not self._values or _identities(bindings) != _identities(self._bindings):
+            return ()
+        generations = (*self._retained, (self.revision, self._values))
+        kept = tuple(old for old in generations if old[0] != revision)
+        return kept[-(RETAINED_GENERATIONS - 1) :]
 
     def revoked(self, grants: GrantSet | None = None) -> CredentialSet:
         """Without any value, old or new, after a failed fetch or a rejected snapshot.
