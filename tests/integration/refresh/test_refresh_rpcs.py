@@ -167,6 +167,22 @@ async def test_a_key_that_another_attached_provider_has(gateway):
     assert await gateway.configure("FREE")
 
 
+async def test_what_was_wrong_before_keeps_nothing_from_being_renewed(gateway):
+    await provider(gateway)
+    await gateway.provider("gone")
+    box = await gateway.sandbox(providers=["work", "gone"])
+
+    def lose(tx):
+        row = tx.get(Kind.PROVIDER, "default", "gone")
+        tx.delete(Kind.PROVIDER, row.id)
+
+    await gateway.store.write(lose)
+    error = await refused(gateway.environment(box))
+    assert "gone" in error.message, "the sandbox has a fault"
+    await gateway.configure()
+    assert (await gateway.rotate()).status == "refreshed"
+
+
 async def test_an_owned_key_is_written_by_refresh_alone(gateway):
     await provider(gateway)
     await gateway.configure()

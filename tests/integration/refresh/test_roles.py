@@ -4,11 +4,15 @@ import logging
 import sys
 import time
 
+import botocore.config
+import botocore.session
 import pytest
 
 from openshell.gateway.refresh.minting import Minter
 from openshell.gateway.refresh.roles import RoleAssumer
+from openshell.providers.profile.model import Strategy
 from openshell.providers.refresh import RefreshReason, RefreshRefused
+from openshell.providers.refresh_requests import MintInputs, plan_role
 
 KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
 
@@ -81,6 +85,25 @@ async def test_without_keys_the_gateways_own_identity_assumes(aws, monkeypatch):
     assert "SignatureDoesNotMatch" in (await refused(aws, inputs)).message
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", aws.secret)
     assert set((await assume(aws, inputs)).values) == KEYS
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given keys", "own identity"])
+def test_nothing_moves_the_endpoint(monkeypatch, tmp_path, given):
+    config = tmp_path / "config"
+    config.write_text("[default]\nendpoint_url = http://127.0.0.1:9\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9")
+    keys = {"aws_access_key_id": "AKIAEXAMPLE000000000", "aws_secret_access_key": "x" * 40}
+    plan = plan_role(
+        MintInputs(
+            strategy=Strategy.AWS_STS_ASSUME_ROLE,
+            material={"role_arn": "arn:aws:iam::1:role/x", **(keys if given else {})},
+        )
+    )
+    client = RoleAssumer()._client(botocore.session, botocore.config, plan)
+    assert client.meta.endpoint_url == "https://sts.us-east-1.amazonaws.com"
+    client.close()
 
 
 async def test_aws_that_cannot_be_reached(aws):

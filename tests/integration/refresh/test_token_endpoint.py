@@ -124,6 +124,16 @@ async def test_a_refresh_token_that_stays(issuer):
         assert minted.refresh_token == ""
 
 
+async def test_an_issuer_that_repeats_the_refresh_token_replaced_nothing(issuer):
+    class Repeating(TokenEndpoint):
+        async def send(self, request):
+            return 200, b'{"access_token": "new", "refresh_token": "same"}'
+
+    inputs = oauth2(issuer, Strategy.OAUTH2_REFRESH_TOKEN, refresh_token="same")
+    minted = await Minter(Repeating()).mint("KEY", inputs, now_ms())
+    assert (minted.values, minted.refresh_token) == ({"KEY": "new"}, "")
+
+
 async def test_a_public_client(issuer):
     issuer.register("phone", grants=("refresh_token",))
     first = issuer.authorise("phone")

@@ -61,13 +61,13 @@ class RoleAssumer:
         logging.getLogger("botocore").setLevel(logging.WARNING)
         failure = ""
         try:
-            return self._assume(session_module, config_module, plan)
+            return self._assume(self._client(session_module, config_module, plan), plan)
         except Exception as error:
             failure = _describe(error)
         # Outside of the handler: a chained exception would carry the request.
         raise RefreshRefused(RefreshReason.ISSUER, f"AWS did not grant the role ({failure})")
 
-    def _assume(self, session_module: Any, config_module: Any, plan: RolePlan) -> dict[str, Any]:
+    def _client(self, session_module: Any, config_module: Any, plan: RolePlan) -> Any:
         source: dict[str, str | None] = {}
         if plan.source is not None:
             source = {
@@ -76,7 +76,7 @@ class RoleAssumer:
                 "aws_session_token": plan.source.session_token or None,
             }
         session = session_module.Session(session_vars=dict(_BLIND) if source else None)
-        client = session.create_client(
+        return session.create_client(
             "sts",
             region_name=plan.region,
             endpoint_url=self._endpoint_url,
@@ -89,6 +89,8 @@ class RoleAssumer:
             ),
             **source,
         )
+
+    def _assume(self, client: Any, plan: RolePlan) -> dict[str, Any]:
         asked: dict[str, Any] = {
             "RoleArn": plan.role_arn,
             "RoleSessionName": plan.session_name,

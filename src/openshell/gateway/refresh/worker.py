@@ -18,7 +18,7 @@ from openshell.gateway.errors import Code
 from openshell.gateway.records import Kind, load
 from openshell.gateway.refresh.refusals import as_api_error
 from openshell.gateway.refresh.renewal import Renewals
-from openshell.gateway.refresh.states import State, is_claimed
+from openshell.gateway.refresh.states import State
 from openshell.gateway.store.model import Row, Store, Tx
 
 __all__ = ["SWEEP_SECONDS", "RefreshWorker"]
@@ -107,6 +107,7 @@ def _due(row: Row, now_ms: int) -> _Due | None:
         _log.warning("refresh: the stored state %s is damaged and left out", row.id)
         return None
     requested = state.status == _ROTATION_REQUESTED
-    if is_claimed(row, state, now_ms) or (state.next_refresh_at_ms > now_ms and not requested):
+    # A claimed state is due when its claim ends.
+    if state.next_refresh_at_ms > now_ms and not requested:
         return None
     return _Due(row.id, state.credential_key, state.provider_name, requested)
