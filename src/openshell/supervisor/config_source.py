@@ -77,6 +77,8 @@ class ConfigSource:
         self._settings: Mapping[str, str] | None = None
         self._last_good: SandboxPolicy | None = None
         self._last_problem = ""
+        # Why the credentials in force are not those that were sent.
+        self._withheld = ""
 
     def wake(self, reason: str) -> None:
         """Fetch soon; several calls make one fetch."""
@@ -184,10 +186,14 @@ class ConfigSource:
             environment.provider_env_revision if environment is not None else 0,
             environment is not None,
         )
-        if key != self._key:
+        # What was withheld is looked at again at every fetch, under the same revision too.
+        if key != self._key or self._withheld:
             outcome = build_generation(
                 candidate, self._holder.current, self._last_good, self._tokens
             )
+            if key == self._key and outcome.credential_error == self._withheld:
+                return environment is not None
+            self._withheld = outcome.credential_error
             if outcome.policy is not None and not outcome.policy_error:
                 self._last_good = outcome.policy
             self._holder.swap(outcome.generation)

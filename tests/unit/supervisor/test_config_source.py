@@ -183,6 +183,23 @@ def test_the_events_of_settings_are_labelled_by_what_they_become():
     assert not settings_events(after, after, 5)
 
 
+async def test_withheld_credentials_are_looked_at_again(world):
+    gateway, recorder, take = world
+    gateway.environment.environment["KEY"] = "value"
+    broken = await take(config("own.example.com", env=8))
+    assert "KEY" not in broken.credentials.child_environment()
+    recorder.said()
+    assert await take() is broken, "the same contradiction makes no generation"
+    assert recorder.said() == []
+    binding = gateway.environment.static_credential_bindings["KEY"]
+    binding.credential_identity = "p/KEY"
+    binding.endpoints.add(host="own.example.com", port=443)
+    mended = await take()
+    assert mended.number == broken.number + 1
+    assert "KEY" in mended.credentials.child_environment()
+    assert await take() is mended
+
+
 async def test_tokens_of_grants_that_went_are_forgotten():
     gateway, recorder, kept = Gateway(), Recorder(), []
 
