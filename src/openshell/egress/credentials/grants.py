@@ -23,7 +23,9 @@ __all__ = [
     "TokenGrant",
     "TokenUnavailable",
     "Tokens",
+    "field_of",
     "inject",
+    "is_token68",
 ]
 
 _BEARER: Final = "Bearer "
