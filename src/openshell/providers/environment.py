@@ -154,7 +154,7 @@ def _handle(
     situation: Situation, item: Attached, key: str, endpoints: Iterable[Destination]
 ) -> str:
     for state in item.refresh:
-        if key in state.keys and state.strategy in MINTABLE and not state.is_deleting:
+        if key in state.keys and state.strategy in MINTABLE:
             return workload_handle(
                 situation.sandbox_id, item.record.id, key, state.epoch, endpoints
             )
@@ -177,7 +177,7 @@ def _revision(situation: Situation, bindings: Sequence[PolicyBinding]) -> int:
         parts += ["provider", record.name, record.id, str(record.resource_version)]
         for state in sorted(item.refresh, key=lambda state: (state.key, state.id)):
             parts += ["refresh", state.key, state.strategy.name, state.epoch, state.id]
-            parts += [str(state.resource_version), str(state.is_deleting)]
+            parts.append(str(state.resource_version))
             for output, key in sorted(state.outputs.items()):
                 parts += ["output", output, key]
         parts += ["type", record.type]

@@ -65,7 +65,6 @@ class RefreshState:
     outputs: Mapping[str, str] = field(default_factory=dict)
     """Output name to the environment key that receives it."""
     resource_version: int = 0
-    is_deleting: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:

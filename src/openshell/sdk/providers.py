@@ -20,6 +20,8 @@ __all__ = ["ProviderClient", "RefreshClient"]
 
 _PAGE: Final = 100
 """Records asked for at once when all are wanted."""
+_ROTATE_SECONDS: Final = 45.0
+"""For a rotation: the issuer of the credential may take 30 of them."""
 
 
 class ProviderClient:
@@ -256,7 +258,8 @@ class RefreshClient:
         request = openshell_pb2.RotateProviderCredentialRequest(
             provider=provider, credential_key=credential_key, workspace=workspace
         )
-        return self._stub.RotateProviderCredential(request, timeout=self._timeout).status
+        timeout = max(self._timeout, _ROTATE_SECONDS)
+        return self._stub.RotateProviderCredential(request, timeout=timeout).status
 
     def delete(self, provider: str, credential_key: str, *, workspace: str) -> bool:
         """Ends the renewal and forgets its material; False when there was none.

@@ -77,7 +77,6 @@ STATES = st.builds(
     refresh,
     st.sampled_from(ENV),
     strategy=st.sampled_from([Strategy.EXTERNAL, Strategy.OAUTH2_CLIENT_CREDENTIALS]),
-    is_deleting=st.booleans(),
 )
 
 

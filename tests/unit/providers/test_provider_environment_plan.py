@@ -228,7 +228,6 @@ def test_the_handle_changes_with(item, overrides):
     "state",
     [
         pytest.param(refresh(strategy=Strategy.EXTERNAL), id="not minted by the gateway"),
-        pytest.param(refresh(is_deleting=True), id="being deleted"),
         pytest.param(refresh("OTHER"), id="another key"),
     ],
 )
@@ -308,7 +307,6 @@ MOVES = {
     "refresh strategy": of_refresh(strategy=Strategy.OAUTH2_REFRESH_TOKEN),
     "refresh replaced": of_refresh(id="other"),
     "refresh output": of_refresh(outputs={"o": "P"}),
-    "refresh being deleted": of_refresh(is_deleting=True),
     "refresh deleted": first(refresh=BASE.attached[0].refresh[:1]),
     "profile edited": first(entry=attached(spec=profile(endpoints=[endpoint(path="/")])).entry),
     "override edited": first(

@@ -96,12 +96,6 @@ def config(name, keys=(), **fields):
             id="an output of a refresh",
         ),
         pytest.param(
-            attached("a", keys=(), refresh=[refresh(is_deleting=True)]),
-            attached("b"),
-            True,
-            id="a refresh that is being deleted still owns its key",
-        ),
-        pytest.param(
             attached("a", expires_at_ms={"API_KEY": NOW}, refresh=[refresh()]),
             attached("b"),
             True,
