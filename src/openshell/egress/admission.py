@@ -145,10 +145,18 @@ def is_guarded(decision: ConnectionAllowed) -> bool:
     """Say whether credentials forbid a connection that nobody would inspect (the credential guard).
 
     True when a matched endpoint carries a provider's credentials without the author's consent to
-    uninspected traffic, and the connection could not be inspected.
+    uninspected traffic, and the connection could not be inspected. Nobody can consent to requests
+    that should be signed and are not.
     """
-    credentialed = [config for config in decision.endpoints if config.provider_credentialed]
-    if all(config.endpoint.allow_uninspected_credentials for config in credentialed):
+    credentialed = [
+        config
+        for config in decision.endpoints
+        if config.provider_credentialed or config.endpoint.credential_signing
+    ]
+    if all(
+        config.endpoint.allow_uninspected_credentials and not config.endpoint.credential_signing
+        for config in credentialed
+    ):
         return False
     return decision.tls_mode == "skip" or not all(
         config.is_inspected and not config.tls_skip for config in credentialed

@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 
 from openshell.egress.credentials import BODY_LIMIT, NEEDS_TLS, CredentialRefused
 from openshell.egress.http1 import Headers
+from openshell.egress.signing_plan import SigningFault
 from openshell.ocsf import HostPort
 from openshell.policy.decide import ConnectionDenied, RequestDenied
 
@@ -34,6 +35,17 @@ _PLACE_ADVICE: Final = {
     "request_body_credential_rewrite: true only, otherwise use a header",
     "placed-body": ": in a body it may stand in the values of valid JSON, of a form, or in text",
     "method": ": no credential is sent with a method whose answer repeats the request",
+}
+
+# Signing that fails because of the request; everything else is the operator's to mend.
+_SIGNING_STATUS: Final = {
+    SigningFault.BODY_LENGTH: 411,
+    SigningFault.BODY_SIZE: 413,
+    SigningFault.LATE: 503,
+    SigningFault.METHOD: 400,
+    SigningFault.OWN_SIGNATURE: 400,
+    SigningFault.PATH: 400,
+    SigningFault.SIGNED_CHUNKS: 400,
 }
 
 # What a command line may hold as it is: a name or IPv4 address, a path without glob or shell meaning.
@@ -242,6 +254,16 @@ class Denials:
     def token_refused(self) -> Denial:
         """For plain proxy requests; why stands in the log, which the agent does not see."""
         return _json(502, {"error": "token_grant_failed", "detail": "dynamic token grant failed"})
+
+    def not_signed(self, fault: SigningFault) -> Denial:
+        """The endpoint's requests are signed on their way out, and this one cannot be."""
+        code = (
+            "credential_unavailable" if fault is SigningFault.KEYS else "credential_signing_failed"
+        )
+        return _json(
+            _SIGNING_STATUS.get(fault, 500),
+            {"error": code, "reason_code": f"signing_{fault.name.lower()}", "detail": fault.value},
+        )
 
     def body_not_placed(self, code: str, *, too_large: bool) -> Denial:
         """The endpoint's author wants placeholders replaced in bodies, and this one cannot be held."""

@@ -16,7 +16,7 @@ from typing import Final
 from openshell.egress.connection import ClientConnection, Services
 from openshell.egress.credentials import Placeholder, TokenUnavailable, refuse_marker
 from openshell.egress.denials import Denial, bare
-from openshell.egress.holding import hold_body
+from openshell.egress.holding import CONTINUE, hold_body, is_waiting
 from openshell.egress.http1 import (
     NO_BODY,
     BodyRejected,
@@ -151,8 +151,8 @@ class Exchanges:
                             continue
                         refusal = TokenRefused(grant.owner, str(error))
                         return Refused(outcome.route, refusal, outcome.where)
-                case NeedsBody():
-                    held = await hold_body(self._connection, pending.head, seconds)
+                case NeedsBody(limit=limit):
+                    held = await hold_body(self._connection, pending.head, seconds, limit)
                     if not isinstance(held, bytes):
                         return Refused(outcome.route, held, outcome.where)
                     pending.body = held
@@ -202,6 +202,8 @@ class Exchanges:
         client.partner = upstream
         connection.deadline = None
         connection.progress = self._services.clock()
+        if judged.is_signed and not (body.done or body.early) and is_waiting(client, head):
+            client.write(CONTINUE)
         upstream.write(b"".join((judged.wire, *body.early)) if body.early else judged.wire)
         pump: asyncio.Task[None] | None = None
         if not body.done:

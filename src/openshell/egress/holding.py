@@ -1,32 +1,34 @@
-"""Takes a request body whole, within a bound, for credentials to be put into it.
+"""Takes a request body whole, within a bound, for credentials to be put into it or for its digest.
 
 The only place of the proxy that keeps a body. A client that waits to be asked for it is asked; what is
 larger than the bound or has trailers is refused, because it could not be sent in the same form.
 Called by `exchange` when judging needs the body.
 """
 
+from typing import Final
+
 from openshell.egress.connection import ClientConnection
-from openshell.egress.credentials import BODY_LIMIT
 from openshell.egress.http1 import BodyDecoder, Length, RequestHead
 from openshell.egress.judging import Fault
+from openshell.egress.stream import Stream
 
-__all__ = ["hold_body"]
+__all__ = ["CONTINUE", "hold_body", "is_waiting"]
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 async def hold_body(
-    connection: ClientConnection, head: RequestHead, idle_seconds: float
+    connection: ClientConnection, head: RequestHead, idle_seconds: float, limit: int
 ) -> bytes | Fault:
     """The body without framing, or why it cannot be held. Raises BodyRejected and ConnectionError."""
     framing = head.framing
-    if isinstance(framing, Length) and framing.octets > BODY_LIMIT:
+    if isinstance(framing, Length) and framing.octets > limit:
         return Fault.BODY_SIZE
     stream, decoder = connection.stream, BodyDecoder(framing)
-    if _waits(head) and not stream.has_input:
-        stream.write(_CONTINUE)
+    if is_waiting(stream, head):
+        stream.write(CONTINUE)
     pieces: list[bytes] = []
-    room = BODY_LIMIT
+    room = limit
     while True:
         connection.within(idle_seconds)
         data = await stream.read()
@@ -47,7 +49,8 @@ async def hold_body(
     return b"".join(pieces)
 
 
-def _waits(head: RequestHead) -> bool:
-    return head.version == b"HTTP/1.1" and any(
-        value.lower() == b"100-continue" for value in head.values(b"expect")
-    )
+def is_waiting(stream: Stream, head: RequestHead) -> bool:
+    """Whether the client holds its body back until it is asked for it."""
+    if stream.has_input or head.version != b"HTTP/1.1":
+        return False
+    return any(value.lower() == b"100-continue" for value in head.values(b"expect"))

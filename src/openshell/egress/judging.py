@@ -1,6 +1,7 @@
 """One request on an admitted route: may it go, and in which form? Pure; the order is the contract's.
 
-generation, authority, upgrade, canonical target, redaction, policy, token grant, credentials. The
+generation, authority, upgrade, canonical target, redaction, policy, token grant, signature or
+placeholders. The
 result is what to send, or why not, or what must be had first: a token, or the whole body. Whoever
 called gets it and asks again. A refusal carries the values that its answer and its event are made
 from. No I/O: between the last look at the generation and the bytes handed to the upstream nothing
@@ -15,6 +16,7 @@ import msgspec
 
 from openshell.egress.admission import Admission, Admitted, NotAdmitted
 from openshell.egress.credentials import (
+    BODY_LIMIT,
     NEEDS_TLS,
     CredentialRefused,
     CredentialSet,
@@ -35,6 +37,8 @@ from openshell.egress.http1 import (
     parse_host_field,
 )
 from openshell.egress.route import DEFAULT_PORTS, Pending, Route
+from openshell.egress.signed_request import Lacking, write_signed
+from openshell.egress.signing_plan import SIGNED_BODY_LIMIT, SigningFault, signing_endpoint
 from openshell.egress.writing import Writing, write_request, write_whole
 from openshell.policy.decide import (
     L7Request,
@@ -85,7 +89,9 @@ class TokenRefused:
     reason: str
 
 
-RefusedRequest: TypeAlias = NotAdmitted | RequestDenied | CredentialRefused | TokenRefused | Fault
+RefusedRequest: TypeAlias = (
+    NotAdmitted | RequestDenied | CredentialRefused | TokenRefused | SigningFault | Fault
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,8 @@ class Judged(msgspec.Struct, frozen=True):
     scope: EndpointScope
     generation: int
     scan_body: bool
+    # The client's Expect stays here, so that it is answered here.
+    is_signed: bool = False
 
     def __repr__(self) -> str:
         return f"<Judged {self.where}, generation {self.generation}>"
@@ -126,11 +134,12 @@ class NeedsToken:
 
 @dataclass(frozen=True, slots=True)
 class NeedsBody:
-    """The request may go once its body is whole: credentials may have to be put into it."""
+    """The request may go once its body is whole: for credentials in it, or for its digest."""
 
     route: Route
     where: Where
     policy: str
+    limit: int = BODY_LIMIT
 
 
 Judgement: TypeAlias = Judged | Refused | NeedsToken | NeedsBody
@@ -167,14 +176,20 @@ def judge(
     places_body = config is not None and config.endpoint.request_body_credential_rewrite
     if places_body and _body_is_wanted(pending, generation, admitted):
         return NeedsBody(route, where, verdict.policy)
-    wire = (
-        write_request(route, head, written, credentials, scope, now_ms)
-        if granted is None and pending.body is None
-        else write_whole(
-            Writing(route, credentials, scope, now_ms, granted), pending, written, places_body
-        )
-    )
-    if isinstance(wire, CredentialRefused):
+    scan_body = not isinstance(head.framing, NoBody) and _must_scan(admitted, generation)
+    signing = signing_endpoint(admitted.decision, config, request.path) if route.signs else None
+    wire: bytes | Lacking | CredentialRefused | SigningFault
+    if signing is None and granted is None and pending.body is None:
+        wire = write_request(route, head, written, credentials, scope, now_ms)
+    else:
+        writing = Writing(route, credentials, scope, now_ms, granted)
+        if signing is None:
+            wire = write_whole(writing, pending, written, places_body)
+        else:
+            wire = write_signed(writing, signing, pending, written, scan_body=scan_body)
+    if isinstance(wire, Lacking):
+        return NeedsBody(route, where, verdict.policy, SIGNED_BODY_LIMIT)
+    if isinstance(wire, CredentialRefused | SigningFault):
         return Refused(route, wire, where)
     return Judged(
         route,
@@ -184,7 +199,8 @@ def judge(
         where,
         scope,
         generation.number,
-        not isinstance(head.framing, NoBody) and _must_scan(admitted, generation),
+        scan_body,
+        signing is not None,
     )
 
 

@@ -16,6 +16,7 @@ from openshell.egress.events import Where
 from openshell.egress.http1 import BodyRejected, RequestHead
 from openshell.egress.judging import Fault, Judged, Refused, TokenRefused
 from openshell.egress.route import Route
+from openshell.egress.signing_plan import SigningFault
 from openshell.ocsf import HostPort, NetActivity, Refusal, Severity
 from openshell.policy.decide import ConnectionDenied, RequestDenied
 
@@ -91,6 +92,8 @@ def refuse_request(services: Services, connection: ClientConnection, refused: Re
             return _refuse_credential(services, connection, refused, credential)
         case TokenRefused() as token:
             return _refuse_token(services, connection, refused, token)
+        case SigningFault() as unsigned:
+            return _refuse_unsigned(services, connection, refused, unsigned)
         case Fault() as fault:
             return _refuse_fault(services, connection, refused, fault, facts)
 
@@ -241,6 +244,23 @@ def _refuse_token(
         severity=Severity.HIGH,
     )
     return services.denials.token_refused() if refused.route.absolute else bare(502)
+
+
+def _refuse_unsigned(
+    services: Services, connection: ClientConnection, refused: Refused, fault: SigningFault
+) -> Denial:
+    denial = services.denials.not_signed(fault)
+    services.log.request_denied(
+        connection.actor,
+        refused.where,
+        refused.route.admitted.decision.matched_policy,
+        engine="credentials",
+        reason=f"the request cannot be signed: {fault.value}",
+        refusal=Refusal(f"signing_{fault.name.lower()}", ancestors=connection.actor.ancestors),
+        code=denial.status,
+        severity=Severity.HIGH,
+    )
+    return denial
 
 
 def _mismatch(services: Services, where: Where) -> None:

@@ -46,6 +46,8 @@ class Route:
     keeps_slash: bool = field(init=False)
     # Clear text where TLS belongs: whoever downgraded it must not get a value of a credential.
     is_downgraded: bool = field(init=False)
+    # Whether some request of it may have to be signed.
+    signs: bool = field(init=False)
     kept: KeptFields = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -64,6 +66,8 @@ class Route:
         object.__setattr__(self, "keeps_slash", keeps_slash)
         downgraded = self.scheme == "http" and _expects_tls(self.admitted)
         object.__setattr__(self, "is_downgraded", downgraded)
+        signs = any(c.endpoint.credential_signing for c in self.admitted.decision.endpoints)
+        object.__setattr__(self, "signs", signs)
         object.__setattr__(self, "kept", KeptFields())
 
     def renewed(self, admitted: Admitted) -> "Route":
@@ -73,7 +77,7 @@ class Route:
 class Pending:
     """A request on its way to an answer, and what was got for it so far. Never shown."""
 
-    __slots__ = ("body", "head", "is_streaming", "token")
+    __slots__ = ("body", "digest", "head", "is_streaming", "token")
 
     def __init__(self, head: RequestHead) -> None:
         self.head = head
@@ -81,6 +85,8 @@ class Pending:
         # good for a moment only.
         self.token: tuple[TokenGrant, str] | None = None
         self.body: bytes | None = None
+        # Of the body, once it was needed.
+        self.digest = ""
         # The body is being forwarded as it comes, so that it cannot be had as a whole any more.
         self.is_streaming = False
 

@@ -3,7 +3,7 @@
 An SDK in a sandbox signs with placeholders. That signature goes, with everything that belongs to it, and
 one over what really goes upstream takes its place; the arithmetic is `signer`'s. Nothing else of the
 request is replaced: a placeholder left in it refuses it, so that no key is ever written where it can be
-read back. Called by `writing` for a head prepared for the next hop; the plan comes from `signing_plan`.
+read back. Called by `signed_request` for a head prepared for the next hop; the plan comes from `signing_plan`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from openshell.egress.http1 import RequestHead, render_request_head
 from openshell.egress.signer import SigningKeys, load_signer
 from openshell.egress.signing_plan import Payload, SigningFault, SigningPlan
 
-__all__ = ["find_signing_keys", "sign"]
+__all__ = ["EMPTY_DIGEST", "digest_of", "find_signing_keys", "sign"]
 
 _ACCESS: Final = "AWS_ACCESS_KEY_ID"
 _SECRET: Final = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the name of a variable
@@ -43,7 +43,7 @@ _REMOVED: Final = frozenset(
         b"x-amz-security-token",
     }
 )
-_EMPTY_DIGEST: Final = sha256().hexdigest()
+EMPTY_DIGEST: Final = sha256().hexdigest()
 # Comma and slash have a meaning where an access key stands.
 _ACCESS_FORM: Final = re.compile(r"[!-+.0-~-]+").fullmatch
 _TOKEN_FORM: Final = re.compile(r"[!-~]+").fullmatch
@@ -74,10 +74,15 @@ def find_signing_keys(
     return keys
 
 
+def digest_of(body: bytes) -> str:
+    """What stands for a body that is signed."""
+    return sha256(body).hexdigest()
+
+
 def sign(
     plan: SigningPlan,
     head: RequestHead,
-    body: bytes,
+    digest: str,
     credentials: CredentialSet,
     scope: EndpointScope,
     *,
@@ -85,7 +90,7 @@ def sign(
 ) -> RequestHead | CredentialRefused | SigningFault:
     """The head to send. It comes with the Host field and the canonical target that go on the wire.
 
-    `body` is looked at where the plan says that its digest is signed.
+    `digest` is the body's, used where the plan says that it is signed.
     """
     if is_echoed(head.method):
         return SigningFault.METHOD
@@ -106,9 +111,7 @@ def sign(
     signer = load_signer()
     if signer is None:
         return SigningFault.LIBRARY
-    payload = plan.payload.value
-    if plan.payload is Payload.HASH:
-        payload = sha256(body).hexdigest() if body else _EMPTY_DIGEST
+    payload = digest if plan.payload is Payload.HASH else plan.payload.value
     fields = signer.fields(plan, plain, payload, keys, now_ms=now_ms)
     return plain.with_headers((*plain.headers, *fields))
 

@@ -71,6 +71,8 @@ class SigningFault(Enum):
         f"a body whose digest is signed may have {SIGNED_BODY_LIMIT} bytes: send it in parts or "
         "with an unsigned payload"
     )
+    SECOND_GRANT = "the endpoint has a token grant, and a request carries one authorization"
+    LATE = "the policy changed while the body was on its way: send the request again"
     KEYS = "AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY of the provider cannot be used here"
     LIBRARY = "signing needs botocore: install the extra openshell-py[aws] for the supervisor"
 

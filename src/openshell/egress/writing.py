@@ -33,11 +33,11 @@ from openshell.egress.http1 import (
 )
 from openshell.egress.route import Pending, Route
 
-__all__ = ["Writing", "write_request", "write_whole"]
+__all__ = ["BODY_FIELDS", "Writing", "prepare_head", "write_request", "write_whole"]
 
 _VIA: Final = (b"Via", b"1.1 openshell-sandbox")
 # Fields of a body that is forwarded as it comes; a held one has a length of its own.
-_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"trailer", b"expect"})
+BODY_FIELDS: Final = frozenset({b"content-length", b"transfer-encoding", b"trailer", b"expect"})
 
 
 def write_request(
@@ -55,7 +55,7 @@ def write_request(
         # A marker here takes the long way, to be refused there.
         if not find_marker(line):
             return line + kept.wire
-    plain = _prepare(route, head, lowered(head.headers), target)
+    plain = prepare_head(route, head, lowered(head.headers), target)
     rewritten = rewrite_head(credentials, plain, scope, now_ms=now_ms)
     if not isinstance(rewritten, Rewritten):
         return rewritten
@@ -82,14 +82,14 @@ def write_whole(
 ) -> bytes | CredentialRefused:
     """Write a request that carries a token or whose body was held."""
     head, route, used = pending.head, writing.route, False
-    plain = _prepare(route, head, lowered(head.headers), target)
+    plain = prepare_head(route, head, lowered(head.headers), target)
     body = pending.body
     if body is not None:
         outcome = _place_body(writing, head, body, places_body)
         if isinstance(outcome, CredentialRefused):
             return outcome
         body, used = outcome
-        fields = [pair for pair in plain.headers if pair[0].lower() not in _FRAMING]
+        fields = [pair for pair in plain.headers if pair[0].lower() not in BODY_FIELDS]
         fields.append((b"Content-Length", b"%d" % len(body)))
         plain = plain.with_headers(tuple(fields))
     if writing.granted is not None:
@@ -127,7 +127,7 @@ def _place_body(
     return placed if isinstance(placed, CredentialRefused) else (placed.data, bool(placed.used))
 
 
-def _prepare(route: Route, head: RequestHead, names: list[bytes], target: bytes) -> RequestHead:
+def prepare_head(route: Route, head: RequestHead, names: list[bytes], target: bytes) -> RequestHead:
     """Write the head for the upstream; `names` are its field names in lower case."""
     headers = end_to_end(head.headers)
     if len(headers) != len(names):

@@ -24,7 +24,7 @@ from openshell.egress.credentials import (
 )
 from openshell.egress.http1 import NO_BODY, Headers, Length, RequestHead, render_request_head
 from openshell.egress.signer import load_signer
-from openshell.egress.signing import find_signing_keys, sign
+from openshell.egress.signing import EMPTY_DIGEST, digest_of, find_signing_keys, sign
 from openshell.egress.signing_plan import Payload, SigningFault, SigningPlan
 from openshell.policy.target import canonicalize
 from support.aws_signatures import find_fault, signed_fields
@@ -76,7 +76,7 @@ def signed(
 ) -> RequestHead:
     host = (head.host or b"").decode()
     scope = EndpointScope(host, 443, head.target.decode().partition("?")[0])
-    outcome = sign(plan, head, body, credentials or keys(), scope, now_ms=now_ms)
+    outcome = sign(plan, head, digest_of(body), credentials or keys(), scope, now_ms=now_ms)
     assert isinstance(outcome, RequestHead), outcome
     return outcome
 
@@ -424,7 +424,9 @@ def test_nothing_of_the_clients_signature_leaves(fields: Headers, payload, tempo
     plan = SigningPlan("s3", "us-west-2", payload)
     head = request(b"GET", S3_HOST, b"/key", *fields)
     credentials = keys(token=TOKEN if temporary else "")
-    outcome = sign(plan, head, b"", credentials, EndpointScope(S3_HOST, 443, "/key"), now_ms=NOW_MS)
+    outcome = sign(
+        plan, head, EMPTY_DIGEST, credentials, EndpointScope(S3_HOST, 443, "/key"), now_ms=NOW_MS
+    )
     own = {
         b"authorization",
         b"x-amz-date",
@@ -458,7 +460,9 @@ def test_any_path_and_query_verify(segments, pairs, plan) -> None:
     if pairs:
         target += "?" + urlencode(pairs)
     head = request(b"GET", S3_HOST, target.encode())
-    outcome = sign(plan, head, b"", keys(), EndpointScope(S3_HOST, 443, "/"), now_ms=NOW_MS)
+    outcome = sign(
+        plan, head, EMPTY_DIGEST, keys(), EndpointScope(S3_HOST, 443, "/"), now_ms=NOW_MS
+    )
     assert isinstance(outcome, RequestHead)
     assert fault_in(outcome) is None
 
@@ -492,8 +496,8 @@ def test_any_path_and_query_verify(segments, pairs, plan) -> None:
 )
 def test_without_usable_keys_nothing_is_signed(credentials, expected) -> None:
     head, scope = request(b"GET", S3_HOST, b"/key"), EndpointScope(S3_HOST, 443, "/key")
-    assert isinstance(sign(S3, head, b"", keys(), scope, now_ms=0), RequestHead)
-    assert sign(S3, head, b"", credentials, scope, now_ms=0) == expected
+    assert isinstance(sign(S3, head, EMPTY_DIGEST, keys(), scope, now_ms=0), RequestHead)
+    assert sign(S3, head, EMPTY_DIGEST, credentials, scope, now_ms=0) == expected
 
 
 def test_an_expired_token_is_not_left_out() -> None:
@@ -530,7 +534,7 @@ def test_a_placeholder_that_belongs_elsewhere_is_a_mismatch() -> None:
             request(b"PUT", S3_HOST, b"/key", (b"x-amz-meta-a", mark)),
             request(b"PUT", S3_HOST, b"/key?a=" + mark),
         ):
-            outcome = sign(S3, head, b"", credentials, scope, now_ms=0)
+            outcome = sign(S3, head, EMPTY_DIGEST, credentials, scope, now_ms=0)
             assert outcome == CredentialRefused(f"credential_{code}", "signed-request")
 
 
@@ -538,7 +542,7 @@ def test_a_placeholder_that_belongs_elsewhere_is_a_mismatch() -> None:
 def test_a_method_whose_answer_repeats_the_request_is_not_signed(method: bytes) -> None:
     scope = EndpointScope(S3_HOST, 443, "/")
     head = request(method, S3_HOST, b"/")
-    assert sign(S3, head, b"", keys(), scope, now_ms=0) is SigningFault.METHOD
+    assert sign(S3, head, EMPTY_DIGEST, keys(), scope, now_ms=0) is SigningFault.METHOD
 
 
 def test_without_the_library_nothing_is_signed(monkeypatch) -> None:
@@ -546,7 +550,7 @@ def test_without_the_library_nothing_is_signed(monkeypatch) -> None:
     load_signer.cache_clear()
     try:
         monkeypatch.setitem(sys.modules, "botocore.auth", None)
-        assert sign(S3, head, b"", keys(), scope, now_ms=0) is SigningFault.LIBRARY
+        assert sign(S3, head, EMPTY_DIGEST, keys(), scope, now_ms=0) is SigningFault.LIBRARY
         assert "openshell-py[aws]" in SigningFault.LIBRARY.value
     finally:
         load_signer.cache_clear()
