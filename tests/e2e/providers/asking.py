@@ -71,10 +71,10 @@ def document(
         f"{{name: key, env_vars: [{variable}], required: true, auth_style: bearer, "
         "header_name: authorization}"
     )
-    lines = "".join(f"  - {endpoint}\n" for endpoint in endpoints)
+    lines = "".join(f"\n  - {endpoint}" for endpoint in endpoints)
     return (
         f"id: {id_}\ndisplay_name: {id_}\ncategory: data\ncredentials:\n  - {held}\n"
-        f"endpoints:\n{lines}binaries: [{PYTHON}]\n{more}"
+        f"endpoints:{lines or ' []'}\nbinaries: [{PYTHON}]\n{more}"
     )
 
 
