@@ -11,7 +11,8 @@ from openshell.cli.groups import command
 from openshell.cli.output import bold, note, output_option, print_structured, print_table, printable
 
 if TYPE_CHECKING:
-    from openshell.policy.explain import AskedRequest, Explanation
+    from openshell.policy.asked import AskedRequest
+    from openshell.policy.explain import Explanation
     from openshell.policy.findings import Finding
     from openshell.policy.grants import Allowance
     from openshell.policy.model import SandboxPolicy
@@ -57,7 +58,8 @@ def check(
         openshell policy check policy.yaml
         openshell policy check policy.yaml --binary /usr/bin/curl --request 'GET https://x.dev/a'
 
-    Exit code 1 when the policy is not valid or one of the requests is refused.
+    Exit code 1 when the policy is not valid or one of the requests is refused. A request that only
+    its body decides is open, and not refused.
     """
     if (binary or ancestors) and not requests:
         raise click.UsageError("--binary and --ancestor belong to a --request")
@@ -91,12 +93,12 @@ def check(
             _print_allowances(_allowances(policy))
         for text, explanation in explained:
             _print_explanation(text, binary, explanation)
-    if not valid or any(one.outcome.value == "denied" for _, one in explained):
+    if not valid or any(one.outcome == "denied" for _, one in explained):
         context.exit(1)
 
 
 def _asked(text: str) -> AskedRequest:
-    from openshell.policy.explain import AskedRequest, RequestTextError
+    from openshell.policy.asked import AskedRequest, RequestTextError
 
     try:
         return AskedRequest.parse(text)
@@ -163,7 +165,8 @@ def _print_allowances(table: tuple[Allowance, ...]) -> None:
 
 def _print_explanation(text: str, binary: str | None, explanation: Explanation) -> None:
     who = f" by {binary}" if binary else ""
-    print(bold(printable(f"{text}{who}: {explanation.outcome.value}")))
+    outcome = explanation.outcome.value if explanation.outcome else "open"
+    print(bold(printable(f"{text}{who}: {outcome}")))
     for step in explanation.steps:
         name = step.name.ljust(_NAME_WIDTH)
         print(printable(f"  {_MARKS[step.verdict.value]} {name} {step.detail}"))

@@ -31,7 +31,8 @@ __all__ = [
 
 def place(host: str, port: int) -> str:
     """Write host and port so that an IPv6 address keeps its border to the port."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    is_bare = ":" in host and not host.startswith("[")
+    return f"[{host}]:{port}" if is_bare else f"{host}:{port}"
 
 
 def no_policy_reason() -> str:

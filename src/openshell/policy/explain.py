@@ -1,18 +1,20 @@
 """Why a policy allows or refuses one request, step by step, without a sandbox.
 
 Every verdict is a decision of the compiled policy (`trial`); the steps only say which part of the
-question each decision answers. Called by `policy check`.
+question each decision answers. What a request line cannot tell (a body, the messages of a WebSocket)
+is named, and left open where the answer hangs on it. Called by `policy check`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from openshell.policy.compile import CompiledPolicy, compile_policy
+from openshell.policy.advice import place
+from openshell.policy.asked import AskedRequest
+from openshell.policy.compile import CompiledPolicy
 from openshell.policy.decide import (
     ConnectionAllowed,
     ConnectionDenied,
@@ -20,71 +22,27 @@ from openshell.policy.decide import (
     EndpointConfig,
     L7Request,
     RequestAllowed,
+    RequestAudited,
+    RequestDenied,
 )
-from openshell.policy.hosts import normalize_host
+from openshell.policy.heads import HeadPolicy, HeadTrial
+from openshell.policy.messages import WebSocketMessage
 from openshell.policy.model import JsonValue, SandboxPolicy
+from openshell.policy.protocols import WEBSOCKET_TEXT
 from openshell.policy.target import TargetRejected, canonicalize
 from openshell.policy.trial import Outcome, Trial, is_opened, try_request
 
-__all__ = ["AskedRequest", "Explanation", "RequestTextError", "Step", "Verdict", "explain"]
+__all__ = ["Explanation", "Step", "Verdict", "explain"]
 
-_PORTS: Final = {"http": 80, "https": 443}
-_METHOD = re.compile(r"[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]{0,31}")
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]:@/?#]+)(?::([0-9]{1,5}))?")
-_EXAMPLE: Final = "write 'GET https://api.example.com/path', or host:port for a bare connection"
+# What decides where a head does not, by protocol.
+_BODY: Final = {
+    "graphql": "its operations decide: type, name and root fields of each must be allowed",
+    "json-rpc": "its calls decide: the method of each must be allowed",
+    "mcp": "its calls decide: the method of each, and the tool it names, must be allowed",
+}
+_STREAM: Final = "passes only as an MCP client that waits for events: Accept: text/event-stream"
 # Endpoints named in one step.
 _MAX_NAMED: Final = 5
-
-
-class RequestTextError(ValueError):
-    """The text names no request; the message says what would be accepted."""
-
-
-@dataclass(frozen=True, slots=True)
-class AskedRequest:
-    """What to ask about. `scheme` "" asks for the connection alone."""
-
-    host: str
-    port: int
-    scheme: str = ""
-    method: str = ""
-    target: str = "/"
-
-    @classmethod
-    def parse(cls, text: str) -> AskedRequest:
-        """Reads `[METHOD] URL` or `host:port`."""
-        method, _, url = text.strip().rpartition(" ")
-        method = method.strip() or "GET"
-        if not _METHOD.fullmatch(method):
-            raise RequestTextError(f"'{method[:40]}' is no method; {_EXAMPLE}")
-        scheme, mark, rest = url.partition("://")
-        if not mark:
-            if " " in text.strip():
-                raise RequestTextError(f"the URL needs http:// or https://; {_EXAMPLE}")
-            host, port = _authority(url, None)
-            return cls(host, port)
-        scheme = scheme.lower()
-        if scheme not in _PORTS:
-            raise RequestTextError(f"only http and https can be asked about; {_EXAMPLE}")
-        end = min((at for at in (rest.find(c) for c in "/?#") if at >= 0), default=len(rest))
-        host, port = _authority(rest[:end], _PORTS[scheme])
-        target = rest[end:].partition("#")[0]
-        if not target.startswith("/"):
-            target = f"/{target}"
-        return cls(host, port, scheme, method, target)
-
-
-def _authority(text: str, default: int | None) -> tuple[str, int]:
-    if "@" in text:
-        # Not echoed: what stands before the @ may be a password.
-        raise RequestTextError(f"a user has no place in the URL; {_EXAMPLE}")
-    found = _HOST.fullmatch(text)
-    if found is None or (found[2] is None and default is None):
-        raise RequestTextError(f"'{text[:80]}' is no host with a port; {_EXAMPLE}")
-    port = int(found[2]) if found[2] else default or 0
-    if not 1 <= port <= 65535:
-        raise RequestTextError(f"port {port} is out of range; expected 1..65535")
-    return normalize_host(found[1]), port
 
 
 class Verdict(StrEnum):
@@ -103,7 +61,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    outcome: Outcome
+    # None where what was asked about does not decide it: a step says what would.
+    outcome: Outcome | None
     steps: tuple[Step, ...]
     matched_policy: str | None = None
     reason_code: str = ""
@@ -113,7 +72,7 @@ class Explanation:
 
     def to_json(self) -> dict[str, JsonValue]:
         return {
-            "outcome": self.outcome.value,
+            "outcome": self.outcome.value if self.outcome else None,
             "matched_policy": self.matched_policy,
             "reason_code": self.reason_code,
             "reason": self.reason,
@@ -134,7 +93,9 @@ def explain(
     ancestors: tuple[str, ...] = (),
 ) -> Explanation:
     """`binary` None asks what any program could do: identity is left out, as in relaxed mode."""
-    compiled = compile_policy(policy, generation=1)
+    head = HeadPolicy(policy, knows_query=True)
+    # With the query known, that is the policy itself.
+    compiled = head.worst
     request = ConnectionRequest(
         asked.host, asked.port, binary, ancestors=ancestors, relaxed=binary is None
     )
@@ -142,13 +103,11 @@ def explain(
     connection = compiled.connect(request)
     steps = list(_connection_steps(compiled, request, connection))
     if isinstance(connection, ConnectionDenied):
-        return _explained(Trial(connection, None), steps)
+        return _explained(HeadTrial(Trial(connection, None)), steps)
     steps += _treatment_steps(connection, encrypted=encrypted)
-    if not asked.scheme:
-        return _explained(Trial(connection, None), steps)
     opened = is_opened(connection, encrypted=encrypted)
-    if not opened and encrypted:
-        return _explained(Trial(connection, None), steps)
+    if not asked.scheme or (encrypted and not opened):
+        return _explained(HeadTrial(Trial(connection, None)), steps)
     keeps_slash = not opened or any(c.allow_encoded_slash for c in connection.l7_configs)
     try:
         target = canonicalize(_target_bytes(asked.target), allow_encoded_slash=keeps_slash)
@@ -163,9 +122,11 @@ def explain(
         )
     steps.append(Step("target", Verdict.PASS, f"judged as {target.path}"))
     l7 = L7Request(asked.method, target.path, target.params)
-    trial = try_request(compiled, request, l7, encrypted=encrypted)
-    steps += _request_steps(trial)
-    return _explained(trial, steps)
+    # Whoever asks about a GET at a websocket endpoint means the handshake.
+    tried = head.ask(request, l7, encrypted=encrypted, upgrade=True)
+    steps += _request_steps(tried, asked.method)
+    steps += _message_steps(compiled, request, tried, l7)
+    return _explained(tried, steps)
 
 
 def _target_bytes(target: str) -> bytes:
@@ -173,13 +134,13 @@ def _target_bytes(target: str) -> bytes:
     return target.encode("utf-8", "surrogateescape")
 
 
-def _explained(trial: Trial, steps: list[Step]) -> Explanation:
-    connection, refusal = trial.connection, trial.refusal
+def _explained(tried: HeadTrial, steps: list[Step]) -> Explanation:
+    connection, refusal = tried.trial.connection, tried.trial.refusal
     matched = connection.matched_policy if isinstance(connection, ConnectionAllowed) else None
     if refusal is None:
-        return Explanation(trial.outcome, tuple(steps), matched)
+        return Explanation(tried.outcome, tuple(steps), matched)
     return Explanation(
-        trial.outcome,
+        tried.outcome,
         tuple(steps),
         matched,
         reason_code=refusal.reason_code,
@@ -203,7 +164,7 @@ def _connection_steps(
     yield Step(
         "endpoint",
         Verdict.PASS,
-        f"{request.host}:{request.port} is named by {_named(anyone.endpoints)}",
+        f"{place(request.host, request.port)} is named by {_named(anyone.endpoints)}",
     )
     if request.binary is None:
         yield Step("binary", Verdict.NOTE, "not asked: give --binary to check which program may")
@@ -259,19 +220,49 @@ def _credential_steps(connection: ConnectionAllowed, *, opened: bool) -> Iterato
         yield Step("credentials", Verdict.NOTE, detail)
 
 
-def _request_steps(trial: Trial) -> Iterator[Step]:
-    answer = trial.request
+def _request_steps(tried: HeadTrial, method: str) -> Iterator[Step]:
+    answer = tried.trial.request
     if answer is None:
         return
-    if answer.config is not None:
-        yield Step("route", Verdict.PASS, f"{answer.config.location} governs this path")
-    if isinstance(answer, RequestAllowed):
+    config = answer.config
+    if config is not None:
+        yield Step("route", Verdict.PASS, f"{config.location} governs this path")
+        if config.protocol == "websocket" and method.upper() == "GET":
+            detail = "taken for a WebSocket handshake; any other request is refused here"
+            yield Step("handshake", Verdict.NOTE, detail)
+    if not isinstance(answer, RequestAllowed):
+        name = "route" if config is None else "rules"
+        yield Step(name, Verdict.FAIL, answer.reason)
+        if isinstance(answer, RequestAudited):
+            detail = "the endpoint only records: the request is forwarded and logged"
+            yield Step("enforcement", Verdict.NOTE, detail)
+        elif config is not None:
+            yield Step("enforcement", Verdict.FAIL, "the request is answered with 403")
+    elif tried.unseen is None:
         yield Step("rules", Verdict.PASS, "an allow rule matches and no deny rule does")
+    if tried.unseen is not None and config is not None:
+        streams = config.protocol == "mcp" and method.upper() == "GET"
+        detail = _STREAM if streams else _BODY[config.protocol]
+        hard = "; one that cannot be read is refused even in audit mode"
+        yield Step("body", Verdict.NOTE, detail if streams else f"{detail}{hard}")
+
+
+def _message_steps(
+    compiled: CompiledPolicy, request: ConnectionRequest, tried: HeadTrial, handshake: L7Request
+) -> Iterator[Step]:
+    """What becomes of messages once the handshake has passed."""
+    answer = tried.trial.request
+    if isinstance(answer, RequestDenied) or answer is None or answer.config is None:
         return
-    name = "route" if answer.config is None else "rules"
-    yield Step(name, Verdict.FAIL, answer.reason)
-    if trial.outcome is Outcome.AUDITED:
-        detail = "the endpoint only records: the request is forwarded and logged"
-        yield Step("enforcement", Verdict.NOTE, detail)
-    elif answer.config is not None:
-        yield Step("enforcement", Verdict.FAIL, "the request is answered with 403")
+    if answer.config.protocol != "websocket":
+        return
+    if answer.config.judges_graphql:
+        detail = f"each text message is judged as GraphQL: {_BODY['graphql']}"
+        yield Step("messages", Verdict.NOTE, detail)
+        return
+    message = L7Request(WEBSOCKET_TEXT, handshake.path, handshake.query, WebSocketMessage())
+    trial = try_request(compiled, request, message, encrypted=False)
+    detail = f"text messages of the client: {trial.outcome.value}"
+    if trial.refusal is not None:
+        detail += f" ({trial.refusal.reason})"
+    yield Step("messages", Verdict.NOTE, detail)

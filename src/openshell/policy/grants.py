@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from openshell.policy.advice import place
 from openshell.policy.compile import CompiledPolicy, compile_policy
 from openshell.policy.decide import ConnectionAllowed, ConnectionRequest, EndpointConfig
 from openshell.policy.hosts import is_wildcard_host, normalize_host
@@ -42,8 +43,7 @@ class Reach:
 
     @property
     def place(self) -> str:
-        host = self.host or "<any host>"
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        return place(self.host or "<any host>", self.port)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from openshell.policy.advice import place
 from openshell.policy.hosts import normalize_host
 from openshell.policy.merge_operations import (
     AddAllowRules,
@@ -156,7 +157,7 @@ def _check_contracts(before: SandboxPolicy, after: SandboxPolicy) -> MergeRefuse
     return MergeRefused(
         "inspection_contract",
         RefusalKind.PRECONDITION,
-        f"{host or '<any host>'}:{port} would carry more than one L7 inspection contract; an mcp "
+        f"{place(host or '<any host>', port)} would carry more than one L7 inspection contract; an mcp "
         "endpoint can share its host and port only with endpoints of the same mcp options",
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
+from openshell.policy.advice import place
 from openshell.policy.hosts import normalize_host
 from openshell.policy.merge_operations import (
     AddAllowRules,
@@ -128,7 +129,7 @@ def add_deny_rules(
     if not endpoint.access and not endpoint.rules:
         return _refused(
             "deny_without_base",
-            f"endpoint {operation.host}:{operation.port} has no base allow set; "
+            f"endpoint {place(operation.host.strip(), operation.port)} has no base allow set; "
             "give it access or rules before denying parts of it",
         )
     rules = endpoint.deny_rules + unseen(endpoint.deny_rules, operation.deny_rules)
@@ -152,7 +153,7 @@ class _Found:
 
 def _target(policy: SandboxPolicy, host: str, port: int) -> _Found | MergeRefused:
     """The one endpoint that host and port name; a person's goes before an advisor's."""
-    wanted = normalize_host(host.strip())
+    wanted, shown = normalize_host(host.strip()), place(host.strip(), port)
     found = [
         _Found(rule, position)
         for key, rule in sorted(policy.network_policies.items())
@@ -163,23 +164,22 @@ def _target(policy: SandboxPolicy, host: str, port: int) -> _Found | MergeRefuse
     if len(found) > 1:
         found = [one for one in found if not one.endpoint.advisor_proposed] or found
     if not found:
-        return _refused("target_not_found", f"endpoint {host}:{port} was not found")
+        return _refused("target_not_found", f"endpoint {shown} was not found")
     if len(found) > 1:
         return _refused(
             "target_ambiguous",
-            f"endpoint {host}:{port} resolves to {_listed(found)}; "
-            "change the whole policy to say which",
+            f"endpoint {shown} resolves to {_listed(found)}; change the whole policy to say which",
         )
     protocol = found[0].endpoint.protocol.strip().lower()
     if not protocol:
         return _refused(
             "target_not_inspected",
-            f"endpoint {host}:{port} has no L7 inspection configured; add protocol: rest first",
+            f"endpoint {shown} has no L7 inspection configured; add protocol: rest first",
         )
     if protocol not in _RULED:
         return _refused(
             "target_protocol",
-            f"endpoint {host}:{port} uses unsupported protocol '{protocol[:40]}'; "
+            f"endpoint {shown} uses unsupported protocol '{protocol[:40]}'; "
             "method and path rules are for rest and websocket",
         )
     return found[0]

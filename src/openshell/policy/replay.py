@@ -1,29 +1,40 @@
 """Recorded decisions put to a candidate policy: what would have gone another way.
 
-Events do not hold everything a decision was made from. Queries are never recorded, so a request is
-tried twice, once as if its query suited every rule that asks for one and once as if it suited none;
-where the two answers differ, the decision is listed as open. Other gaps are stated beside a change.
+Events do not hold everything a decision was made from: queries and bodies are never recorded. Where
+the answer hangs on them (`heads`) the decision is listed as open, with what is missing.
+Other gaps are stated beside a change.
 
 Pure; reading the events is the caller's (`openshell.sdk.replay`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Final
 
-from openshell.policy.compile import CompiledPolicy, compile_policy
+from openshell.policy.advice import place
 from openshell.policy.decide import ConnectionRequest, L7Request
-from openshell.policy.model import Endpoint, JsonValue, L7Rule, SandboxPolicy
-from openshell.policy.trial import Outcome, Trial, try_request
+from openshell.policy.heads import HeadPolicy, HeadTrial, Unseen
+from openshell.policy.model import JsonValue, SandboxPolicy
+from openshell.policy.trial import Outcome, Trial
 
 __all__ = ["DecisionKind", "RecordedDecision", "ReplayChange", "ReplayReport", "replay"]
 
 QUERY_DOUBT = "the answer depends on the query, which is not recorded"
+BODY_DOUBT = "the answer depends on what the body asked for, which is not recorded"
+UPGRADE_DOUBT = "only WebSocket handshakes pass, and whether this was one is not recorded"
 ANCESTOR_DOUBT = "parent programs were not recorded; a rule that names one would still allow it"
 CUT_DOUBT = "the path was recorded cut"
+_UNSEEN: Final[Mapping[Unseen, str]] = MappingProxyType(
+    {
+        Unseen.QUERY: QUERY_DOUBT,
+        Unseen.BODY: BODY_DOUBT,
+        Unseen.UPGRADE: UPGRADE_DOUBT,
+    }
+)
 
 
 class DecisionKind(StrEnum):
@@ -48,14 +59,16 @@ class RecordedDecision:
     method: str = ""
     path: str = ""
     is_path_cut: bool = False
+    # Whether it was a WebSocket handshake; None where the event does not tell.
+    is_upgrade: bool | None = None
     policy: str = ""
     reason_code: str = ""
 
     @property
     def request_line(self) -> str:
         if self.kind is DecisionKind.CONNECTION:
-            return f"CONNECT {self.host}:{self.port}"
-        return f"{self.method} {self.scheme}://{self.host}:{self.port}{self.path}"
+            return f"CONNECT {place(self.host, self.port)}"
+        return f"{self.method} {self.scheme}://{place(self.host, self.port)}{self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +109,16 @@ class ReplayReport:
 
 
 def replay(decisions: Iterable[RecordedDecision], candidate: SandboxPolicy) -> ReplayReport:
-    """Changes are ordered: refusals first, then by count."""
-    judge = _Judge(candidate)
+    """Takes decisions one by one and keeps their groups, each with its first one as the example.
+
+    Changes are ordered: refusals first, then by count.
+    """
+    policy = HeadPolicy(candidate, knows_query=False)
     groups: dict[object, ReplayChange] = {}
     total = unchanged = 0
     for decision in decisions:
         total += 1
-        change = judge.judge(decision)
+        change = _judge(policy, decision)
         if change is None:
             unchanged += 1
             continue
@@ -131,23 +147,16 @@ def _rank(change: ReplayChange) -> tuple[object, ...]:
     return (refused, -change.count, change.host, change.port, change.binary or "", change.kind)
 
 
-class _Judge:
-    """The candidate, compiled for the best and for the worst query."""
-
-    def __init__(self, candidate: SandboxPolicy) -> None:
-        self._suited = compile_policy(_assuming(candidate, suits=True), generation=1)
-        self._unsuited = compile_policy(_assuming(candidate, suits=False), generation=1)
-
-    def judge(self, decision: RecordedDecision) -> ReplayChange | None:
-        suited, unsuited = (_try(p, decision) for p in (self._suited, self._unsuited))
-        if suited.outcome is not unsuited.outcome:
-            return _change(decision, None, unsuited, (QUERY_DOUBT,))
-        if suited.outcome is decision.outcome:
-            return None
-        return _change(decision, suited.outcome, suited, tuple(_doubts(decision, suited)))
+def _judge(policy: HeadPolicy, decision: RecordedDecision) -> ReplayChange | None:
+    tried = _try(policy, decision)
+    if tried.unseen is not None:
+        return _change(decision, None, tried.trial, (_UNSEEN[tried.unseen],))
+    if tried.outcome is decision.outcome:
+        return None
+    return _change(decision, tried.outcome, tried.trial, tuple(_doubts(decision, tried.trial)))
 
 
-def _try(policy: CompiledPolicy, decision: RecordedDecision) -> Trial:
+def _try(policy: HeadPolicy, decision: RecordedDecision) -> HeadTrial:
     connection = ConnectionRequest(
         decision.host,
         decision.port,
@@ -159,7 +168,12 @@ def _try(policy: CompiledPolicy, decision: RecordedDecision) -> Trial:
     request = None
     if decision.kind is DecisionKind.REQUEST:
         request = L7Request(decision.method, decision.path)
-    return try_request(policy, connection, request, encrypted=decision.scheme == "https")
+    return policy.ask(
+        connection,
+        request,
+        encrypted=decision.scheme == "https",
+        upgrade=decision.is_upgrade,
+    )
 
 
 def _doubts(decision: RecordedDecision, trial: Trial) -> Iterator[str]:
@@ -192,33 +206,6 @@ def _change(
         suggestion=refusal.suggestion if refusal else "",
         doubts=doubts,
     )
-
-
-def _assuming(policy: SandboxPolicy, *, suits: bool) -> SandboxPolicy:
-    """The policy without queries: as if they suited every allow rule and no deny rule, or none and all."""
-    rules = {
-        key: replace(
-            rule, endpoints=tuple(_endpoint(endpoint, suits=suits) for endpoint in rule.endpoints)
-        )
-        for key, rule in policy.network_policies.items()
-    }
-    return replace(policy, network_policies=MappingProxyType(rules))
-
-
-def _endpoint(endpoint: Endpoint, *, suits: bool) -> Endpoint:
-    return replace(
-        endpoint,
-        rules=tuple(_without_query(endpoint.rules, keep=suits)),
-        deny_rules=tuple(_without_query(endpoint.deny_rules, keep=not suits)),
-    )
-
-
-def _without_query(rules: Iterable[L7Rule], *, keep: bool) -> Iterator[L7Rule]:
-    for rule in rules:
-        if not rule.query:
-            yield rule
-        elif keep:
-            yield replace(rule, query=MappingProxyType({}))
 
 
 def _change_json(change: ReplayChange) -> JsonValue:

@@ -1,7 +1,8 @@
 """One request put to a compiled policy, in the order in which the proxy asks: connection, request.
 
 The answers are the compiled policy's own. What only a running sandbox knows (addresses, protocol
-seen on the wire, credential values) is not asked. Callers: `explain`, `replay`.
+seen on the wire, credential values) is not asked. Callers: `explain`, and `heads` for requests that
+are known in part.
 """
 
 from __future__ import annotations

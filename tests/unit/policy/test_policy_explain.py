@@ -14,7 +14,8 @@ from openshell.policy import (
     RequestAudited,
     compile_policy,
 )
-from openshell.policy.explain import AskedRequest, RequestTextError, explain
+from openshell.policy.asked import AskedRequest, RequestTextError
+from openshell.policy.explain import explain
 from openshell.policy.trial import Outcome
 from unit.policy import merge_notation as notation
 from unit.policy.policy_samples import HOSTS, PATHS, PROGRAMS, rest_policies
@@ -106,6 +107,49 @@ def test_explained(text, binary, outcome, code, step):
     json.dumps(found.to_json())
 
 
+SPEAKING = notation.policy(
+    {
+        "g": "g.x.com:443 protocol=graphql access=full enforcement=enforce | curl",
+        "m": "m.x.com:443 path=/m protocol=mcp mcp=profile enforcement=enforce | curl",
+        "w": "w.x.com:443 protocol=websocket rules=GET:/w enforcement=enforce | curl",
+        "o": "o.x.com:443 protocol=websocket rules=GET:/w,op-query enforcement=enforce | curl",
+    }
+)
+BEYOND_HEADS = {
+    "graphql": ("POST https://g.x.com/", None, "body note its operations decide"),
+    "graphql-method": ("PUT https://g.x.com/", "denied", "rules fail GraphQL request rejected"),
+    "mcp": ("POST https://m.x.com/m", None, "body note its calls decide"),
+    "mcp-stream": ("GET https://m.x.com/m", None, "body note passes only as an MCP client"),
+    "mcp-path": ("POST https://m.x.com/x", "denied", "rules fail POST /x not permitted"),
+    "handshake": ("GET https://w.x.com/w", "allowed", "handshake note taken for a WebSocket"),
+    "handshake-url": ("wss://w.x.com/w", "allowed", "rules pass an allow rule matches"),
+    "handshake-path": ("wss://w.x.com/x", "denied", "rules fail GET /x not permitted"),
+    "messages": (
+        "wss://w.x.com/w",
+        "allowed",
+        "messages note text messages of the client: denied (WEBSOCKET_TEXT /w not permitted",
+    ),
+    "messages-graphql": ("wss://o.x.com/w", "allowed", "messages note each text message is judged"),
+    "no-handshake": ("POST https://w.x.com/w", "denied", "rules fail websocket endpoint requires"),
+}
+
+
+@pytest.mark.parametrize(("text", "outcome", "step"), BEYOND_HEADS.values(), ids=BEYOND_HEADS)
+def test_what_a_request_line_cannot_tell(text, outcome, step):
+    found = explain(SPEAKING, AskedRequest.parse(text), binary=CURL)
+    assert (found.outcome.value if found.outcome else None) == outcome
+    assert found.to_json()["outcome"] == outcome
+    steps = [f"{one.name} {one.verdict.value} {one.detail}" for one in found.steps]
+    assert [one for one in steps if one.startswith(step)], steps
+    assert not any(one.startswith("rules pass") for one in steps if outcome is None)
+
+
+def test_an_address_keeps_its_border_to_the_port():
+    policy = notation.policy({"r": "[2001:db8::1]:443 | curl"})
+    found = explain(policy, AskedRequest.parse("[2001:db8::1]:443"), binary=CURL)
+    assert found.steps[0].detail.startswith("[2001:db8::1]:443 is named by")
+
+
 def test_a_refusal_carries_the_words_of_the_decision():
     found = explain(POLICY, AskedRequest.parse("PUT https://api.x.com/v1/a"), binary=CURL)
     assert found.matched_policy == "api"
@@ -164,6 +208,8 @@ def test_the_explanation_never_differs_from_the_decision(policy, host, port, bin
         ("GET https://[2001:DB8::1]:444/", AskedRequest("2001:db8::1", 444, "https", "GET", "/")),
         ("a.com:22", AskedRequest("a.com", 22)),
         ("[::1]:22", AskedRequest("::1", 22)),
+        ("wss://a.com/w", AskedRequest("a.com", 443, "https", "GET", "/w")),
+        ("ws://a.com/w", AskedRequest("a.com", 80, "http", "GET", "/w")),
     ],
 )
 def test_requests_read_from_text(text, expected):

@@ -11,8 +11,10 @@ from openshell.policy import ConnectionRequest, L7Request, compile_policy
 from openshell.policy import model as m
 from openshell.policy.replay import (
     ANCESTOR_DOUBT,
+    BODY_DOUBT,
     CUT_DOUBT,
     QUERY_DOUBT,
+    UPGRADE_DOUBT,
     DecisionKind,
     RecordedDecision,
     replay,
@@ -121,6 +123,58 @@ def test_what_hangs_on_the_query_is_left_open(policy, after):
     else:
         assert not report.undecided
         assert [change.after for change in report.changes] == [after] * (after is not ALLOWED)
+
+
+def speaking(protocol, **more):
+    endpoint = m.Endpoint("a.x.com", (443,), protocol=protocol, enforcement="enforce", **more)
+    return m.SandboxPolicy(
+        network_policies={"r": m.NetworkRule("r", "r", (endpoint,), (m.Binary(CURL),))}
+    )
+
+
+MCP = speaking("mcp", rules=(m.L7Rule("ping"),))
+SOCKET = speaking("websocket", access="read-only")
+BEYOND_HEADS = {
+    "graphql": (request("POST /g"), speaking("graphql", access="full"), None, BODY_DOUBT),
+    "graphql-denied": (
+        request("POST /g", DENIED),
+        speaking("graphql", access="full"),
+        None,
+        BODY_DOUBT,
+    ),
+    "json-rpc": (
+        request("POST /g"),
+        speaking("json-rpc", rules=(m.L7Rule("*"),)),
+        None,
+        BODY_DOUBT,
+    ),
+    "mcp": (request("POST /m"), MCP, None, BODY_DOUBT),
+    "mcp-delete": (request("DELETE /m"), MCP, DENIED, ""),
+    "mcp-program": (request("POST /m", binary="/bin/sh"), MCP, DENIED, ""),
+    "mcp-connection": (connection(DENIED), MCP, ALLOWED, ""),
+    "websocket": (request("GET /w"), SOCKET, None, UPGRADE_DOUBT),
+    "websocket-no-handshake": (request("GET /w", is_upgrade=False), SOCKET, DENIED, ""),
+    "websocket-handshake": (request("GET /w", DENIED, is_upgrade=True), SOCKET, ALLOWED, ""),
+    "websocket-message": (request("WEBSOCKET_TEXT /w"), SOCKET, DENIED, ""),
+}
+
+
+@pytest.mark.parametrize(
+    ("decision", "policy", "after", "doubt"), BEYOND_HEADS.values(), ids=BEYOND_HEADS
+)
+def test_what_hangs_on_a_body_is_left_open(decision, policy, after, doubt):
+    report = replay([decision], policy)
+    (change,) = report.undecided if after is None else report.changes
+    assert (change.before, change.after) == (decision.outcome, after)
+    assert change.doubts == ((doubt,) if doubt else ())
+    assert not (change.reason if after is None else "")
+
+
+def test_addresses_keep_their_border_to_the_port():
+    address = "2001:db8::1"
+    tunnel, get = connection(host=address), request("GET /a", host=address)
+    assert tunnel.request_line == "CONNECT [2001:db8::1]:443"
+    assert get.request_line == "GET https://[2001:db8::1]:443/a"
 
 
 def test_changes_are_grouped_with_counts_and_one_example_refusals_first():
