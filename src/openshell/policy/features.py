@@ -35,7 +35,7 @@ class Feature(StrEnum):
 
 
 # Widen this when the proxy learns more.
-ENFORCED: Final = frozenset((Feature.REST, Feature.BODY_REWRITE))
+ENFORCED: Final = frozenset((Feature.REST, Feature.SIGNING, Feature.BODY_REWRITE))
 EVERY_FEATURE: Final = frozenset(Feature)
 
 
