@@ -52,6 +52,8 @@ The keys of the local driver stand in `[openshell.drivers.local]`:
 | key | type, default | meaning |
 |---|---|---|
 | `upstream_ca_bundle` | path, none | PEM file with further authorities for TLS to upstreams, added to the system's |
+| `provider_spiffe_workload_api_socket_path` | path, `unix:` or `tcp:` address, none | SPIFFE agent that says who a supervisor is, for token grants; default: `OPENSHELL_PROVIDER_SPIFFE_WORKLOAD_API_SOCKET` of the gateway |
+| `provider_spiffe_jwt_svid_file` | path, none | file with one JWT-SVID, instead of an agent; default: `OPENSHELL_PROVIDER_SPIFFE_JWT_SVID_FILE` of the gateway |
 | `pids_limit` | number, 2048 | processes per sandbox |
 
 State is under `$XDG_STATE_HOME/openshell` (`~/.local/state/openshell`): `gateway/` (database, log, key of

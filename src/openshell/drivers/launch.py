@@ -6,9 +6,25 @@ initial configuration are files beside it, and the supervisor reads the token on
 process of the sandbox has been cloned, so that no copy of it is ever inside.
 """
 
+from typing import Final
+
 import msgspec
 
-__all__ = ["PLAN_VERSION", "Exposure", "LaunchPlan", "PlanError", "decode_plan", "encode_plan"]
+__all__ = [
+    "PLAN_VERSION",
+    "SVID_FILE",
+    "WORKLOAD_SOCKET",
+    "Exposure",
+    "LaunchPlan",
+    "PlanError",
+    "decode_plan",
+    "encode_plan",
+]
+
+WORKLOAD_SOCKET: Final = "OPENSHELL_PROVIDER_SPIFFE_WORKLOAD_API_SOCKET"
+"""A path, or a `unix:` or `tcp:` address; the contract's name."""
+SVID_FILE: Final = "OPENSHELL_PROVIDER_SPIFFE_JWT_SVID_FILE"
+"""The path of a file with one JWT, as spiffe-helper writes it or Kubernetes projects it."""
 
 # Raised when a field changes its meaning: a supervisor refuses a plan it would misread.
 PLAN_VERSION = 1
@@ -58,6 +74,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cpu_limit_millis: int = 0
     # Certificates of the operator for upstream TLS, added to the system's; empty: none.
     upstream_ca_bundle: str = ""
+    # Where the supervisor gets signed statements of who it is, by the names above; empty: nowhere.
+    svid_source: dict[str, str] = {}
     log_level: str = ""
     # Addresses of the gateway itself, which no policy may reach, as "host:port".
     gateway_addresses: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from openshell._proto import openshell_pb2
 from openshell.drivers.base import ComputeDriver
@@ -50,10 +50,13 @@ def make_driver(
     )
 
 
+_PATHS: Final = ("provider_spiffe_workload_api_socket_path", "provider_spiffe_jwt_svid_file")
+
+
 def _local_config(
     table: Mapping[str, Any], gateway_addresses: tuple[str, ...]
 ) -> LocalDriverConfig:
-    unknown = sorted(set(table) - {"upstream_ca_bundle", "pids_limit"})
+    unknown = sorted(set(table) - {"upstream_ca_bundle", "pids_limit", *_PATHS})
     if unknown:
         raise ConfigError(f"unknown key openshell.drivers.local.{unknown[0]}")
     bundle = table.get("upstream_ca_bundle", "")
@@ -63,6 +66,9 @@ def _local_config(
         raise ConfigError(
             f"openshell.drivers.local.upstream_ca_bundle: {bundle} is no file; give a PEM file"
         )
+    for name in _PATHS:
+        if not isinstance(table.get(name, ""), str):
+            raise ConfigError(f"openshell.drivers.local.{name} must be a path")
     limit = table.get("pids_limit", 0)
     if type(limit) is not int or not 0 <= limit <= PIDS_LIMIT_MAX:
         raise ConfigError(
@@ -70,6 +76,8 @@ def _local_config(
         )
     return LocalDriverConfig(
         upstream_ca_bundle=os.path.abspath(bundle) if bundle else "",
+        spiffe_workload_api_socket=table.get("provider_spiffe_workload_api_socket_path", ""),
+        spiffe_jwt_svid_file=table.get("provider_spiffe_jwt_svid_file", ""),
         pids_limit=limit,
         gateway_addresses=gateway_addresses,
     )

@@ -10,7 +10,6 @@ and everything inside ends with it. Called once, by `main`.
 import asyncio
 import contextlib
 import datetime as dt
-import os
 import signal
 import socket
 import time
@@ -346,8 +345,8 @@ class Supervisor:
 
 
 def _token_cache(plan: LaunchPlan, roots: TrustRoots) -> TokenCache:
-    """Tokens for grants; where our identity comes from is said by our own environment."""
-    source = source_from(os.environ)
+    """Tokens for grants; where our identity comes from is said by the plan."""
+    source = source_from(plan.svid_source)
     issuer = TokenIssuer(source, lambda: roots.with_operator(plan.upstream_ca_bundle))
     return TokenCache(issuer.issue, time.monotonic)
 

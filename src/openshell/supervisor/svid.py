@@ -2,8 +2,8 @@
 
 Two sources. A file that something else keeps fresh is read anew for every token, so that a change is
 seen at once. The SPIFFE Workload API is asked for a token with the audience that is needed; its agent
-knows us by our process, not by a secret. Which one is used is the host's affair: two variables of the
-supervisor's own environment, which no sandbox can set.
+knows us by our process, not by a secret. Which one is used is the operator's affair: it comes with the
+launch plan, which no sandbox can write.
 """
 
 import os
@@ -16,10 +16,9 @@ import grpc
 import grpc.aio
 
 from openshell._proto import spiffe_workload_pb2
+from openshell.drivers.launch import SVID_FILE, WORKLOAD_SOCKET
 
 __all__ = [
-    "SVID_FILE",
-    "WORKLOAD_SOCKET",
     "FileSource",
     "NoSource",
     "SvidSource",
@@ -28,11 +27,6 @@ __all__ = [
     "source_from",
     "workload_target",
 ]
-
-WORKLOAD_SOCKET: Final = "OPENSHELL_PROVIDER_SPIFFE_WORKLOAD_API_SOCKET"
-"""A path, or a `unix:` or `tcp:` address; the contract's name."""
-SVID_FILE: Final = "OPENSHELL_PROVIDER_SPIFFE_JWT_SVID_FILE"
-"""The path of a file with one JWT, as spiffe-helper writes it or Kubernetes projects it."""
 
 # A JWT-SVID has about one KiB.
 _MAX_SVID: Final = 16 << 10
@@ -122,9 +116,9 @@ class WorkloadApi:
         return _checked(response.svids[0].svid, "the SPIFFE Workload API")
 
 
-def source_from(environment: Mapping[str, str]) -> SvidSource:
-    """The source that a supervisor's environment names; one that says why where it is unclear."""
-    socket, file = environment.get(WORKLOAD_SOCKET, ""), environment.get(SVID_FILE, "")
+def source_from(named: Mapping[str, str]) -> SvidSource:
+    """The source that a launch plan names; one that says why where it is unclear."""
+    socket, file = named.get(WORKLOAD_SOCKET, ""), named.get(SVID_FILE, "")
     if socket and file:
         return NoSource(f"{WORKLOAD_SOCKET} and {SVID_FILE} are both set; unset one")
     if file:

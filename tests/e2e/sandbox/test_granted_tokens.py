@@ -8,8 +8,7 @@ import pytest
 
 from integration.egress.harness import Upstream
 from openshell._proto import sandbox_pb2
-from openshell.drivers.local import zygote_client
-from openshell.supervisor.svid import SVID_FILE, WORKLOAD_SOCKET
+from openshell.drivers.launch import SVID_FILE, WORKLOAD_SOCKET
 from support.token_grants import Agent, Authorization
 
 ALIAS = "host.openshell.internal"
@@ -30,9 +29,7 @@ async def agent():
 
 @pytest.fixture(params=["file", "workload API"])
 async def identity(request, monkeypatch, agent):
-    """Tells supervisors where their identity comes from; before a zygote is started for them."""
-    kept = dict.fromkeys((*zygote_client._KEPT_ENVIRONMENT, SVID_FILE, WORKLOAD_SOCKET))
-    monkeypatch.setattr(zygote_client, "_KEPT_ENVIRONMENT", tuple(kept))
+    """Tells a driver where the identity of its supervisors comes from."""
     for name in (SVID_FILE, WORKLOAD_SOCKET):
         monkeypatch.delenv(name, raising=False)
     if request.param == "file":

@@ -4,9 +4,8 @@ import os
 
 import pytest
 
+from openshell.drivers.launch import SVID_FILE, WORKLOAD_SOCKET
 from openshell.supervisor.svid import (
-    SVID_FILE,
-    WORKLOAD_SOCKET,
     FileSource,
     NoSource,
     SvidUnavailable,

@@ -31,7 +31,7 @@ from openshell.drivers.base import (
     PlatformEvent,
     SandboxStatus,
 )
-from openshell.drivers.launch import Exposure, LaunchPlan
+from openshell.drivers.launch import SVID_FILE, WORKLOAD_SOCKET, Exposure, LaunchPlan
 from openshell.drivers.local import directory, processes, request
 from openshell.drivers.local.adoption import Verdict, judge
 from openshell.drivers.local.exposing import Exposing
@@ -71,6 +71,9 @@ class LocalDriverConfig:
 
     # Certificates for upstream TLS, added to the system's; a PEM file.
     upstream_ca_bundle: str = ""
+    # A path, or a `unix:` or `tcp:` address of a SPIFFE agent; a path of a file with one JWT-SVID.
+    spiffe_workload_api_socket: str = ""
+    spiffe_jwt_svid_file: str = ""
     # Processes per sandbox; zero: the supervisor's default.
     pids_limit: int = 0
     # Addresses of the gateway, "host:port": no policy may reach them.
@@ -304,9 +307,20 @@ class LocalDriver:
             memory_limit_bytes=limits.memory_bytes,
             cpu_limit_millis=limits.cpu_millis,
             upstream_ca_bundle=self._config.upstream_ca_bundle,
+            svid_source=self._svid_source(),
             log_level=sandbox.log_level,
             gateway_addresses=self._config.gateway_addresses,
         )
+
+    def _svid_source(self) -> dict[str, str]:
+        """The configuration's word, else the one of the gateway's environment."""
+        configured = {
+            WORKLOAD_SOCKET: self._config.spiffe_workload_api_socket,
+            SVID_FILE: self._config.spiffe_jwt_svid_file,
+        }
+        if not any(configured.values()):
+            configured = {name: self._environment.get(name, "") for name in configured}
+        return {name: value for name, value in configured.items() if value}
 
     def _host_id(self, sandbox_id: str) -> int:
         """As root each sandbox gets a host id of its own; an ordinary user has only his."""
