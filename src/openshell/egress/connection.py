@@ -5,6 +5,7 @@ Both only end things (`abort`); the coroutine notices by its stream. `Services` 
 connections of one sandbox share.
 """
 
+import asyncio
 import datetime as dt
 import ssl
 from collections.abc import Callable
@@ -41,6 +42,7 @@ class Services:
     limits: Limits
     clock: Callable[[], float]
     now_ms: Callable[[], int]
+    large_bodies: asyncio.Semaphore
 
     def server_context(self, host: str) -> ssl.SSLContext | None:
         if self.ca is None:

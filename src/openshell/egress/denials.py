@@ -46,6 +46,7 @@ _SIGNING_STATUS: Final = {
     SigningFault.OWN_SIGNATURE: 400,
     SigningFault.PATH: 400,
     SigningFault.SIGNED_CHUNKS: 400,
+    SigningFault.UPGRADE: 400,
 }
 
 # What a command line may hold as it is: a name or IPv4 address, a path without glob or shell meaning.

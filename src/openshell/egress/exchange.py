@@ -16,7 +16,7 @@ from typing import Final
 from openshell.egress.connection import ClientConnection, Services
 from openshell.egress.credentials import Placeholder, TokenUnavailable, refuse_marker
 from openshell.egress.denials import Denial, bare
-from openshell.egress.holding import CONTINUE, hold_body, is_waiting
+from openshell.egress.holding import CONTINUE, hold_body, is_large, is_waiting
 from openshell.egress.http1 import (
     NO_BODY,
     BodyRejected,
@@ -67,10 +67,12 @@ class Exchanges:
 
     async def serve(self, head: RequestHead) -> bool:
         """Serve one request; say whether the client connection can carry another."""
-        connection = self._connection
+        connection, pending = self._connection, Pending(head)
         try:
-            return await self._serve(head)
+            return await self._serve(pending)
         finally:
+            if pending.has_place:
+                self._services.large_bodies.release()
             connection.judged = None
             connection.stream.partner = None
             if self.route.absolute:
@@ -80,8 +82,8 @@ class Exchanges:
     def close(self) -> None:
         self._link.close()
 
-    async def _serve(self, head: RequestHead) -> bool:
-        connection, pending = self._connection, Pending(head)
+    async def _serve(self, pending: Pending) -> bool:
+        connection, head = self._connection, pending.head
         try:
             outcome = await self._admit(pending)
         except BodyRejected as rejected:
@@ -152,6 +154,10 @@ class Exchanges:
                         refusal = TokenRefused(grant.owner, str(error))
                         return Refused(outcome.route, refusal, outcome.where)
                 case NeedsBody(limit=limit):
+                    if is_large(pending.head, limit):
+                        self._connection.deadline = None
+                        await self._services.large_bodies.acquire()
+                        pending.has_place = True
                     held = await hold_body(self._connection, pending.head, seconds, limit)
                     if not isinstance(held, bytes):
                         return Refused(outcome.route, held, outcome.where)

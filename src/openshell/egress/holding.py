@@ -8,11 +8,16 @@ Called by `exchange` when judging needs the body.
 from typing import Final
 
 from openshell.egress.connection import ClientConnection
+from openshell.egress.credentials import BODY_LIMIT
 from openshell.egress.http1 import BodyDecoder, Length, RequestHead
 from openshell.egress.judging import Fault
 from openshell.egress.stream import Stream
 
-__all__ = ["CONTINUE", "hold_body", "is_waiting"]
+__all__ = ["CONTINUE", "LARGE_BODIES", "hold_body", "is_large", "is_waiting"]
+
+# Bodies larger than those that placeholders are put into, held at the same time in one sandbox; more
+# of them wait. An agent could otherwise make its supervisor hold ten megabytes a connection.
+LARGE_BODIES: Final = 4
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -47,6 +52,12 @@ async def hold_body(
     connection.deadline = None
     stream.unread(decoder.leftover)
     return b"".join(pieces)
+
+
+def is_large(head: RequestHead, limit: int) -> bool:
+    """Whether holding the body needs one of the few places; one beyond the limit is not held."""
+    framing = head.framing
+    return isinstance(framing, Length) and BODY_LIMIT < framing.octets <= limit
 
 
 def is_waiting(stream: Stream, head: RequestHead) -> bool:

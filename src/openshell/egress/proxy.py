@@ -24,6 +24,7 @@ from openshell.egress.dns_server import DnsRefusal, DnsServer, SyntheticTable
 from openshell.egress.events import EventLog, Sink
 from openshell.egress.explicit import ExplicitProxy
 from openshell.egress.generation import Generation, GenerationHolder
+from openshell.egress.holding import LARGE_BODIES
 from openshell.egress.identity import PeerIdentifier, Peers
 from openshell.egress.limits import Limits
 from openshell.egress.listener import AcceptLoop
@@ -120,6 +121,7 @@ class EgressProxy:
             limits=limits,
             clock=clock,
             now_ms=now_ms,
+            large_bodies=asyncio.Semaphore(LARGE_BODIES),
         )
         self._dns, self._explicit, self._capture = _doors(self._services, listeners, hostname)
         self._connections: set[ClientConnection] = set()

@@ -77,7 +77,7 @@ class Route:
 class Pending:
     """A request on its way to an answer, and what was got for it so far. Never shown."""
 
-    __slots__ = ("body", "digest", "head", "is_streaming", "token")
+    __slots__ = ("body", "digest", "has_place", "head", "is_streaming", "token")
 
     def __init__(self, head: RequestHead) -> None:
         self.head = head
@@ -87,6 +87,8 @@ class Pending:
         self.body: bytes | None = None
         # Of the body, once it was needed.
         self.digest = ""
+        # It takes one of the places that large bodies have.
+        self.has_place = False
         # The body is being forwarded as it comes, so that it cannot be had as a whole any more.
         self.is_streaming = False
 

@@ -42,6 +42,8 @@ def write_signed(
     head, route = pending.head, writing.route
     if writing.granted is not None:
         return SigningFault.SECOND_GRANT
+    if b"websocket" in head.upgrade_tokens():
+        return SigningFault.UPGRADE
     plan = plan_signing(endpoint, route.admitted.request.host, head, target)
     if isinstance(plan, SigningFault):
         return plan

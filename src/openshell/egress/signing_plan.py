@@ -55,6 +55,7 @@ class SigningFault(Enum):
         "exclude each other"
     )
     METHOD = "the answer to this method repeats the request, signature and session token included"
+    UPGRADE = "handshakes of WebSocket are not signed"
     OWN_SIGNATURE = (
         "the request carries a signature in its query: presigned URLs are not signed again"
     )

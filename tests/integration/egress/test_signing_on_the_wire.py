@@ -5,6 +5,7 @@ import contextlib
 import json
 import sys
 from contextlib import asynccontextmanager
+from functools import partial
 
 import botocore.session
 import moto.settings
@@ -24,7 +25,8 @@ from integration.egress.harness import (
     rest,
     rest_policy,
 )
-from openshell.egress.credentials import Binding, BoundEndpoint, CredentialSet
+from openshell.egress.credentials import BODY_LIMIT, Binding, BoundEndpoint, CredentialSet
+from openshell.egress.holding import LARGE_BODIES
 from openshell.egress.signer import load_signer
 from openshell.egress.signing_plan import SIGNED_BODY_LIMIT
 from openshell.ocsf import to_json
@@ -441,3 +443,30 @@ async def test_a_rotated_key_signs_the_next_request_of_an_open_connection():
         assert await client.request(put()(up.port)) == (403, b"no")
     assert fault_in(up.requests[-1]) == "unknown access key"
     assert b"Credential=AKIDNEXT/" in up.requests[-1].header(b"authorization")
+
+
+async def test_large_bodies_take_turns_and_give_their_place_back():
+    size = BODY_LIMIT + 1
+    large = partial(head, "PUT", "/k", ("Expect", "100-continue"), length=size)
+    async with Upstream(verifying) as up, signing(up) as proxy:
+        clients = [await proxy.tunnel(A, up.port) for _ in range(LARGE_BODIES + 1)]
+        *first, last = clients
+        for client in first:
+            await client.send(large(port=up.port))
+            assert b" 100 " in await client.head()
+        await last.send(large(port=up.port))
+        # Small ones need no place.
+        small = await proxy.tunnel(A, up.port)
+        assert await small.request(put(body=b"x")(up.port)) == (200, b"ok")
+        waiting = asyncio.create_task(last.head())
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        # One gives up, another is done: both places are free again.
+        first[0].close()
+        assert b" 100 " in await waiting
+        assert await first[1].request(b"y" * size) == (200, b"ok")
+        assert await last.request(b"z" * size) == (200, b"ok")
+        again = await proxy.tunnel(A, up.port)
+        await again.send(large(port=up.port))
+        assert b" 100 " in await again.head()
+    assert [len(r.body) for r in up.requests] == [1, size, size]
