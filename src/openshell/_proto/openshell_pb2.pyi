@@ -4024,11 +4024,16 @@ class GetSandboxLogsRequest(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     MIN_LEVEL_FIELD_NUMBER: _builtins.int
     WORKSPACE_FIELD_NUMBER: _builtins.int
+    BEFORE_ID_FIELD_NUMBER: _builtins.int
     sandbox_id: _builtins.str
     lines: _builtins.int
     since_ms: _builtins.int
     min_level: _builtins.str
     workspace: _builtins.str
+    before_id: _builtins.int
+    """Extension, for reading page by page towards the past: only lines older than this one. The
+    oldest_id of the answer before; 0 begins with the newest.
+    """
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -4040,10 +4045,11 @@ class GetSandboxLogsRequest(_message.Message):
         sources: _abc.Iterable[_builtins.str] | None = ...,
         min_level: _builtins.str = ...,
         workspace: _builtins.str = ...,
+        before_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "min_level", b"min_level", "sandbox_id", b"sandbox_id", "since_ms", b"since_ms", "sources", b"sources", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_id", b"before_id", "lines", b"lines", "min_level", b"min_level", "sandbox_id", b"sandbox_id", "since_ms", b"since_ms", "sources", b"sources", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -4093,8 +4099,18 @@ class GetSandboxLogsResponse(_message.Message):
 
     LOGS_FIELD_NUMBER: _builtins.int
     BUFFER_TOTAL_FIELD_NUMBER: _builtins.int
+    OLDEST_ID_FIELD_NUMBER: _builtins.int
+    IS_COMPLETE_FIELD_NUMBER: _builtins.int
     buffer_total: _builtins.int
-    """How many lines there are, before the filters."""
+    """How many lines the answer was chosen from, before the filters."""
+    oldest_id: _builtins.int
+    """Extension: the id of the oldest line that was looked at, if there may be wanted ones before it;
+    0 at the end.
+    """
+    is_complete: _builtins.bool
+    """Extension: no older line was wanted and is missing: the answer reaches back before since_ms, or
+    to the first line that there was. A log keeps only so many lines; the oldest go first.
+    """
     @_builtins.property
     def logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SandboxLogLine]: ...
     def __init__(
@@ -4102,10 +4118,12 @@ class GetSandboxLogsResponse(_message.Message):
         *,
         logs: _abc.Iterable[Global___SandboxLogLine] | None = ...,
         buffer_total: _builtins.int = ...,
+        oldest_id: _builtins.int = ...,
+        is_complete: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buffer_total", b"buffer_total", "logs", b"logs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buffer_total", b"buffer_total", "is_complete", b"is_complete", "logs", b"logs", "oldest_id", b"oldest_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,12 +14,17 @@ from openshell.cli.groups import command
 from openshell.cli.output import output_option, print_structured, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from openshell._proto import openshell_pb2
 
 __all__ = ["format_line", "logs"]
 
 _SINCE = re.compile(r"([0-9]{1,9})([smhd])")
 _WHOLE_EVENT = "ocsf"
+_INTERRUPTED = 130
+"""As a shell reports a program that ended by Ctrl-C."""
+_LEVELS = ("ERROR", "WARN", "INFO", "OCSF", "DEBUG", "TRACE")
 _UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -42,7 +47,11 @@ _UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
     type=click.Choice(["gateway", "sandbox", "all"]),
     help="Only lines of this source; repeatable.",
 )
-@click.option("--level", metavar="L", default="", help="Only lines of this level or more severe.")
+@click.option(
+    "--level",
+    type=click.Choice(_LEVELS, case_sensitive=False),
+    help="Only lines of this level or more severe; OCSF are decisions, as severe as INFO.",
+)
 @output_option()
 def logs(
     name: str | None,
@@ -50,7 +59,7 @@ def logs(
     follow: bool,
     since: str | None,
     sources: tuple[str, ...],
-    level: str,
+    level: str | None,
     output: str,
 ) -> None:
     """Show the log of a sandbox: decisions of its proxy, its processes, its configuration."""
@@ -64,24 +73,34 @@ def logs(
         ref = opened.client.get(opened.sandbox_name(name), workspace=opened.workspace)
         client = LogClient(opened.client)
         if follow:
-            for line in client.follow(
-                ref.id, lines=lines, since_ms=since_ms, sources=wanted, min_level=level.upper()
-            ):
-                print(format_line(line), flush=True)
+            _follow(
+                client.follow(
+                    ref.id, lines=lines, since_ms=since_ms, sources=wanted, min_level=level or ""
+                )
+            )
             return
-        answer = client.read(
+        found = client.read(
             ref.id,
             workspace=opened.workspace,
             lines=lines,
             since_ms=since_ms,
             sources=wanted,
-            min_level=level.upper(),
+            min_level=level or "",
         )
     if output != "table":
-        print_structured([_document(line) for line in answer.logs], output)
+        print_structured([_document(line) for line in found], output)
         return
-    for line in answer.logs:
+    for line in found:
         print(format_line(line))
+
+
+def _follow(lines: Iterator[openshell_pb2.SandboxLogLine]) -> None:
+    """Print lines until the sandbox ends, or the person stops it: that is no failure to tell of."""
+    try:
+        for line in lines:
+            print(format_line(line), flush=True)
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(_INTERRUPTED) from None
 
 
 def _since(text: str) -> int:

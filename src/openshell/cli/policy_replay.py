@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,14 @@ from openshell.cli.logs import _since
 from openshell.cli.output import bold, note, output_option, print_structured, printable, timestamp
 
 if TYPE_CHECKING:
+    from openshell._proto import openshell_pb2
     from openshell.policy.model import SandboxPolicy
     from openshell.policy.replay import ReplayChange, ReplayReport
 
 __all__ = ["replay"]
 
-_LINES = 10_000
-"""Log lines asked for: as many as a gateway gives in one answer."""
+_EVENTS = ("sandbox",)
+"""Where decisions are logged; lines of the gateway hold none."""
 
 
 @command("replay")
@@ -37,35 +38,55 @@ def replay(name: str | None, path: str, since: str | None, output: str) -> None:
     from openshell.cli.policy_text import usable_policy
     from openshell.policy.replay import replay as run
     from openshell.sdk.nouns import LogClient, PolicyClient
-    from openshell.sdk.replay import recorded_decisions
+    from openshell.sdk.replay import DecisionReader
 
     since_ms = _since(since) if since else 0
     candidate = usable_policy(path)
+    reader = DecisionReader()
     with session(start=False) as opened:
         chosen = opened.sandbox_name(name)
         ref = opened.client.get(chosen, workspace=opened.workspace)
-        logs = LogClient(opened.client)
-        answer = logs.read(ref.id, workspace=opened.workspace, lines=_LINES, since_ms=since_ms)
-        effective = PolicyClient(opened.client).effective(ref.id)
-        candidate = _composed(candidate, effective)
-    recorded = recorded_decisions(answer.logs)
-    report = run(recorded.decisions, candidate)
-    oldest = min((line.timestamp_ms for line in answer.logs), default=0)
-    # The gateway gives its newest lines; whether older ones exist only a full answer tells.
-    partial = answer.buffer_total >= _LINES and oldest > since_ms
+        candidate = _composed(candidate, PolicyClient(opened.client).effective(ref.id))
+        log = _Log(
+            LogClient(opened.client).pages(
+                ref.id,
+                workspace=opened.workspace,
+                since_ms=since_ms,
+                sources=_EVENTS,
+                min_level="OCSF",
+            )
+        )
+        report = run((found for page in log for found in reader.read(page.logs)), candidate)
     if output == "json":
         document: dict[str, Any] = {
             "sandbox": chosen,
-            "oldest_ms": oldest or None,
-            "is_partial": partial,
-            "skipped": dict(recorded.skipped),
+            "oldest_ms": log.oldest_ms or None,
+            "is_partial": not log.is_complete,
+            "skipped": dict(reader.skipped),
             **report.to_json(),
         }
         print_structured(document, output)
         return
-    if partial:
-        note(f"Only the newest {_LINES} log lines were read, back to {timestamp(oldest)}")
-    _print_report(report, recorded.skipped)
+    if not log.is_complete:
+        since = f" than those of {timestamp(log.oldest_ms)}" if log.oldest_ms else ""
+        note(f"Older decisions are missing: the log keeps no older lines{since}")
+    _print_report(report, reader.skipped)
+
+
+class _Log:
+    """Pages on their way through, and how far back they went: no more than one is held."""
+
+    def __init__(self, pages: Iterator[openshell_pb2.GetSandboxLogsResponse]) -> None:
+        self._pages = pages
+        self.oldest_ms = 0
+        self.is_complete = False
+
+    def __iter__(self) -> Iterator[openshell_pb2.GetSandboxLogsResponse]:
+        for page in self._pages:
+            if page.logs:
+                self.oldest_ms = page.logs[0].timestamp_ms
+            self.is_complete = page.is_complete
+            yield page
 
 
 def _composed(candidate: SandboxPolicy, effective: Any) -> SandboxPolicy:
@@ -95,11 +116,12 @@ def _print_report(report: ReplayReport, skipped: Mapping[str, int]) -> None:
 
 
 def _print_change(change: ReplayChange) -> None:
+    from openshell.policy.advice import place
+
     after = change.after.value if change.after else "open"
-    host = f"[{change.host}]" if ":" in change.host else change.host
     head = (
         f"{change.before.value} -> {after}  {change.count}x  {change.binary or 'any program'}  "
-        f"{host}:{change.port}"
+        f"{place(change.host, change.port)}"
     )
     print(bold(printable(head)))
     lines = [("example", f"{change.example.request_line} at {timestamp(change.example.time_ms)}")]

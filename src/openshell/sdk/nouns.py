@@ -22,6 +22,8 @@ __all__ = ["LogClient", "PolicyClient", "ProviderClient", "RefreshClient", "Sett
 
 _EVERYWHERE: Mapping[str, Any] = {"global": True}
 """The field's name is a word of the language, so it cannot be written as an argument."""
+_PAGE = 1_000
+"""Log lines asked for at a time: events of requests then stay well within one answer."""
 
 
 class PolicyClient:
@@ -191,17 +193,52 @@ class LogClient:
         since_ms: int = 0,
         sources: Sequence[str] = (),
         min_level: str = "",
-    ) -> openshell_pb2.GetSandboxLogsResponse:
+    ) -> list[openshell_pb2.SandboxLogLine]:
         """The newest lines, oldest first; the filters apply to those `lines`."""
-        request = openshell_pb2.GetSandboxLogsRequest(
-            sandbox_id=sandbox_id,
-            lines=lines,
-            since_ms=since_ms,
-            sources=sources,
-            min_level=min_level,
-            workspace=workspace,
-        )
-        return self._stub.GetSandboxLogs(request, timeout=self._timeout)
+        pages = [
+            answer.logs
+            for answer in self.pages(
+                sandbox_id,
+                workspace=workspace,
+                lines=lines,
+                since_ms=since_ms,
+                sources=sources,
+                min_level=min_level,
+            )
+        ]
+        return [line for page in reversed(pages) for line in page]
+
+    def pages(
+        self,
+        sandbox_id: str,
+        *,
+        workspace: str,
+        lines: int = 0,
+        since_ms: int = 0,
+        sources: Sequence[str] = (),
+        min_level: str = "",
+    ) -> Iterator[openshell_pb2.GetSandboxLogsResponse]:
+        """All kept lines, or the newest `lines`, page by page, the newest page first.
+
+        A page's own lines begin with the oldest. `is_complete` of the last page says whether nothing
+        that was asked for is missing.
+        """
+        before, left = 0, lines
+        while True:
+            request = openshell_pb2.GetSandboxLogsRequest(
+                sandbox_id=sandbox_id,
+                lines=min(left, _PAGE) if lines else _PAGE,
+                since_ms=since_ms,
+                sources=sources,
+                min_level=min_level,
+                workspace=workspace,
+                before_id=before,
+            )
+            answer = self._stub.GetSandboxLogs(request, timeout=self._timeout)
+            yield answer
+            before, left = answer.oldest_id, left - answer.buffer_total
+            if not before or (lines and left <= 0):
+                return
 
     def follow(
         self,

@@ -9,8 +9,8 @@ be read is counted too: nothing is left out silently.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -19,15 +19,17 @@ from openshell._proto import openshell_pb2
 from openshell.policy.replay import DecisionKind, RecordedDecision
 from openshell.policy.trial import Outcome
 
-__all__ = ["Recorded", "decision_of", "recorded_decisions"]
+__all__ = ["DecisionReader", "decision_of"]
 
 _FIELD: Final = "ocsf"
 _NETWORK: Final = 4001
 _HTTP: Final = 4002
 # What proxies show of a path; one of this length was longer.
 _SHOWN_PATH: Final = 256
-# Deciders whose answer is the policy's.
-_POLICY_ENGINES: Final = frozenset({"opa", "l7"})
+# Deciders whose answer is the policy's: of connections, and of requests by what they speak.
+_WEBSOCKET: Final = "l7-websocket"
+_POLICY_ENGINES: Final = frozenset({"opa", "l7", "l7-graphql", "l7-jsonrpc", "l7-mcp", _WEBSOCKET})
+_NO_HANDSHAKE: Final = "websocket_required"
 # Refusals that a policy alone stands behind.
 _POLICY_CODES: Final = frozenset(
     {
@@ -41,8 +43,22 @@ _POLICY_CODES: Final = frozenset(
         "encoded_slash",
         "unsupported_protocol",
         "evaluation_error",
+        "unregistered_query",
+        "graphql_rejected",
+        "rpc_rejected",
+        "rpc_response",
+        _NO_HANDSHAKE,
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """One client's end of a connection; ports are used again, by other programs too."""
+
+    address: str
+    port: int
+    binary: str | None
 
 
 class _Process(msgspec.Struct):
@@ -87,46 +103,67 @@ class _Event(msgspec.Struct):
     action: str = ""
     status_detail: str = ""
     actor: _Actor = msgspec.field(default_factory=_Actor)
+    src_endpoint: _End = msgspec.field(default_factory=_End)
     dst_endpoint: _End = msgspec.field(default_factory=_End)
     firewall_rule: _Firewall = msgspec.field(default_factory=_Firewall)
     http_request: _Request = msgspec.field(default_factory=_Request)
     unmapped: _Unmapped = msgspec.field(default_factory=_Unmapped)
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    decisions: tuple[RecordedDecision, ...]
-    # Events that could not be replayed, counted by why.
-    skipped: Mapping[str, int]
-
-
 _DECODER: Final = msgspec.json.Decoder(_Event)
 
 
-def recorded_decisions(lines: Iterable[openshell_pb2.SandboxLogLine]) -> Recorded:
-    """Decisions in the order of the lines; lines that are no events are passed over."""
-    decisions: list[RecordedDecision] = []
-    skipped: Counter[str] = Counter()
-    for line in lines:
-        document = line.fields.get(_FIELD)
-        if document is None:
-            if line.level == "OCSF":
-                skipped["event kept without its JSON form"] += 1
-            continue
-        found = decision_of(document)
-        if isinstance(found, RecordedDecision):
-            decisions.append(found)
-        elif found:
-            skipped[found] += 1
-    return Recorded(tuple(decisions), dict(sorted(skipped.items())))
+class DecisionReader:
+    """Reads the lines of a log piece by piece, and counts what cannot be replayed by why."""
+
+    def __init__(self) -> None:
+        self._skipped: Counter[str] = Counter()
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        return dict(sorted(self._skipped.items()))
+
+    def read(self, lines: Iterable[openshell_pb2.SandboxLogLine]) -> Iterator[RecordedDecision]:
+        """Decisions in the order of the lines; lines that are no events are passed over.
+
+        Only connections tell the parents of a program. A request has those of the connection it
+        came on, where that is among the same lines.
+        """
+        opened: dict[_Client, tuple[str, ...]] = {}
+        for line in lines:
+            document = line.fields.get(_FIELD)
+            if document is None:
+                if line.level == "OCSF":
+                    self._skipped["event kept without its JSON form"] += 1
+                continue
+            event = _decoded(document)
+            found = "unreadable event" if event is None else _decision(event)
+            if event is None or not isinstance(found, RecordedDecision):
+                if found:
+                    self._skipped[str(found)] += 1
+                continue
+            client = _Client(event.src_endpoint.ip, event.src_endpoint.port, found.binary)
+            if found.kind is DecisionKind.CONNECTION and found.ancestors:
+                opened[client] = found.ancestors
+            elif found.ancestors is None and client in opened:
+                found = replace(found, ancestors=opened[client])
+            yield found
 
 
 def decision_of(document: str | bytes) -> RecordedDecision | str:
     """The decision of one event; else why it cannot be replayed, "" if it is no decision at all."""
+    event = _decoded(document)
+    return "unreadable event" if event is None else _decision(event)
+
+
+def _decoded(document: str | bytes) -> _Event | None:
     try:
-        event = _DECODER.decode(document)
+        return _DECODER.decode(document)
     except msgspec.MsgspecError:
-        return "unreadable event"
+        return None
+
+
+def _decision(event: _Event) -> RecordedDecision | str:
     outcome = _outcome(event)
     if event.class_uid not in (_NETWORK, _HTTP) or outcome is None:
         return ""
@@ -154,6 +191,7 @@ def decision_of(document: str | bytes) -> RecordedDecision | str:
         method=event.http_request.http_method,
         path=path,
         is_path_cut=len(path) >= _SHOWN_PATH,
+        is_upgrade=_is_upgrade(event),
         **common,
     )
 
@@ -178,6 +216,13 @@ def _not_by_policy(event: _Event, outcome: Outcome) -> str:
     if outcome is Outcome.DENIED and event.unmapped.reason_code not in _POLICY_CODES:
         return f"denied as {event.unmapped.reason_code or 'unknown'}, not by the policy"
     return ""
+
+
+def _is_upgrade(event: _Event) -> bool | None:
+    """Whoever judged a request at a websocket endpoint saw whether it was a handshake."""
+    if event.firewall_rule.type != _WEBSOCKET:
+        return None
+    return event.unmapped.reason_code != _NO_HANDSHAKE
 
 
 def _ancestors(event: _Event, outcome: Outcome) -> tuple[str, ...] | None:

@@ -159,6 +159,11 @@ async def check_logs(store):
     assert kept[0].fields == {"k": "v"}
     after = await store.read(lambda tx: tx.read_logs("sb", last=9, after_id=kept[1].id))
     assert [line.message for line in after] == ["m4"]
+    before = await store.read(lambda tx: tx.read_logs("sb", last=2, before_id=kept[1].id))
+    assert [line.message for line in before] == ["m1", "m2"]
+    assert await store.read(lambda tx: tx.read_logs("x", last=9, before_id=kept[0].id)) == []
+    assert not await store.read(lambda tx: tx.is_log_full("sb"))
+    assert not await store.read(lambda tx: tx.is_log_full("nobody"))
     await store.write(lambda tx: tx.delete_logs("sb"))
     assert await store.read(lambda tx: tx.read_logs("sb", last=9)) == []
     assert len(await store.read(lambda tx: tx.read_logs("x", last=9))) == 1

@@ -8,7 +8,7 @@ from openshell.gateway.errors import ApiError, Code
 from openshell.gateway.events import LOGS
 from openshell.gateway.records import Kind
 from openshell.gateway.services.provider_environment import ProviderEnvironment
-from openshell.gateway.store import MatchResourceVersion, NewRow
+from openshell.gateway.store import MatchResourceVersion, NewRow, sql_tx
 from support.policies import BOUND, OPEN
 
 
@@ -220,19 +220,103 @@ async def test_logs_are_filtered(gateway, fields, wanted):
     assert "".join(line.message for line in answer.logs) == wanted
 
 
+async def read_back(gateway, sandbox, **fields):
+    """All pages, newest first, as a client asks for them."""
+    pages = [await read(gateway, sandbox, **fields)]
+    while pages[-1].oldest_id:
+        assert len(pages) < 50
+        pages.append(await read(gateway, sandbox, before_id=pages[-1].oldest_id, **fields))
+    return pages
+
+
+def messages(pages):
+    return [line.message for page in reversed(pages) for line in page.logs]
+
+
 async def test_an_answer_fits_a_client_and_keeps_the_newest(gateway):
     box = await gateway.sandbox()
     pushed = [batch(box, *[f"{n}-{i}-" + "x" * 8000 for i in range(100)]) for n in range(6)]
     with gateway.as_sandbox(box):
         await gateway.PushSandboxLogs(batches(*pushed))
     answer = await read(gateway, box)
-    assert answer.buffer_total == 600
     assert 2 << 20 < answer.ByteSize() <= 3 << 20
     assert answer.logs[-1].message.startswith("5-99-")
+    assert answer.buffer_total == len(answer.logs) < 600
+    assert not answer.is_complete
+    pages = await read_back(gateway, box)
+    assert len(pages) == 2
+    assert messages(pages) == [line.message for push in pushed for line in push.logs]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 9, 10, 11], ids="pages of {}".format)
+async def test_pages_are_the_whole_log(gateway, size):
+    box, other = await gateway.sandbox(), await gateway.sandbox("other")
+    for n in range(5):
+        for one in (box, other):
+            with gateway.as_sandbox(one):
+                lines = batch(one, f"{n}a", f"{n}b", level="INFO" if n % 2 else "DEBUG")
+                await gateway.PushSandboxLogs(batches(lines))
+    pages = await read_back(gateway, box, lines=size)
+    wanted = [f"{n}{half}" for n in range(5) for half in "ab"]
+    assert messages(pages) == wanted
+    assert len(pages) == -(-10 // size)
+    assert [page.is_complete for page in pages] == [False] * (len(pages) - 1) + [True]
+    assert sum(page.buffer_total for page in pages) == 10
+    filtered = await read_back(gateway, box, lines=size, min_level="INFO")
+    assert messages(filtered) == [text for text in wanted if text[0] in "13"]
+
+
+@pytest.mark.parametrize(
+    ("since_ms", "times", "count"),
+    [
+        pytest.param(0, range(10), 4, id="no time"),
+        pytest.param(8, range(10), 2, id="one page more than needed"),
+        pytest.param(99, range(10), 1, id="nothing is new enough"),
+        pytest.param(6, [9, 9, 1, 9, 9, 9, 1, 9, 9, 9], 4, id="clocks step"),
+    ],
+)
+async def test_pages_end_where_nothing_is_new_enough(gateway, since_ms, times, count):
+    box = await gateway.sandbox()
+    lines = [
+        openshell_pb2.SandboxLogLine(message=str(n), level="INFO", timestamp_ms=time)
+        for n, time in enumerate(times)
+    ]
+    request = openshell_pb2.PushSandboxLogsRequest(sandbox_id=box.metadata.id, logs=lines)
+    with gateway.as_sandbox(box):
+        await gateway.PushSandboxLogs(batches(request))
+    pages = await read_back(gateway, box, lines=3, since_ms=since_ms)
+    assert len(pages) == count
+    assert messages(pages) == [str(n) for n, time in enumerate(times) if time >= since_ms]
+    assert pages[-1].is_complete
+
+
+async def test_a_log_that_lost_lines_says_so(gateway, monkeypatch):
+    monkeypatch.setattr(sql_tx, "LOG_LINES_MAX", 50)
+    monkeypatch.setattr(sql_tx, "LOG_LINES_SLACK", 10)
+    box = await gateway.sandbox()
+    for n in range(7):
+        with gateway.as_sandbox(box):
+            await gateway.PushSandboxLogs(batches(batch(box, *[f"{n}-{i}" for i in range(10)])))
+        last = (await read_back(gateway, box, lines=20))[-1]
+        assert last.is_complete is (n < 4)
+    pages = await read_back(gateway, box, lines=20)
+    assert messages(pages)[0] == "2-0"
+    # Nothing that was asked for is missing.
+    with gateway.as_sandbox(box):
+        await gateway.PushSandboxLogs(batches(batch(box, *["new"] * 10, timestamp_ms=100)))
+    assert (await read_back(gateway, box, lines=20, since_ms=100))[-1].is_complete
+
+
+async def test_an_empty_log_is_whole(gateway):
+    box = await gateway.sandbox()
+    (page,) = await read_back(gateway, box)
+    assert (len(page.logs), page.is_complete) == (0, True)
 
 
 async def test_logs_of_nobody(gateway):
-    await gateway.sandbox(policy=OPEN)
+    box = await gateway.sandbox(policy=OPEN)
+    negative = read(gateway, box, before_id=-1)
+    assert (await refused(negative)).code is Code.INVALID_ARGUMENT
     for sandbox_id, code in (("", Code.INVALID_ARGUMENT), ("absent", Code.NOT_FOUND)):
         request = openshell_pb2.GetSandboxLogsRequest(sandbox_id=sandbox_id)
         assert (await refused(gateway.GetSandboxLogs(request))).code is code

@@ -9,7 +9,7 @@ from openshell._proto import openshell_pb2
 from openshell.egress.events import Actor, EventLog, Where
 from openshell.policy.replay import DecisionKind
 from openshell.policy.trial import Outcome
-from openshell.sdk.replay import decision_of, recorded_decisions
+from openshell.sdk.replay import DecisionReader, decision_of
 
 ACTOR = Actor(ocsf.HostPort("10.200.0.1", 40000), ocsf.ProcessRef("/usr/bin/curl", 7), ("/bin/sh",))
 WHERE = Where("PUT", "https", "api.x.com", 443, "/v1/a")
@@ -119,25 +119,88 @@ def test_what_is_not_replayed_says_why(event, reason):
     assert decision_of(event) == reason
 
 
-def test_lines_of_a_log():
-    def line(level="OCSF", **fields):
-        return openshell_pb2.SandboxLogLine(level=level, message="m", fields=fields)
+SPOKEN = {
+    "graphql": ("l7-graphql", "unregistered_query", None),
+    "graphql-body": ("l7-graphql", "graphql_rejected", None),
+    "json-rpc": ("l7-jsonrpc", "rpc_response", None),
+    "mcp": ("l7-mcp", "rpc_rejected", None),
+    "websocket": ("l7-websocket", "no_allow", True),
+    "no-handshake": ("l7-websocket", "websocket_required", False),
+}
 
+
+@pytest.mark.parametrize(("engine", "code", "upgrade"), SPOKEN.values(), ids=SPOKEN)
+def test_protocols_whose_refusals_are_the_policys(engine, code, upgrade):
+    found = decision_of(denied_request(engine, code))
+    assert (found.outcome, found.reason_code) == (Outcome.DENIED, code)
+    assert found.is_upgrade is upgrade
+
+
+def test_an_upgrade_that_is_not_built_is_not_the_policys_word():
+    reason = "denied as websocket, not by the policy"
+    assert decision_of(denied_request("l7-websocket", "websocket")) == reason
+
+
+def line(level="OCSF", **fields):
+    return openshell_pb2.SandboxLogLine(level=level, message="m", fields=fields)
+
+
+def test_lines_of_a_log():
     good = denied_request().decode()
-    found = recorded_decisions(
-        [
-            line(ocsf=good),
-            line("INFO"),
-            line(),
-            line(ocsf=good[:-20]),
-            line(ocsf=denied_request("credentials", "x").decode()),
-            line(ocsf=json.dumps({"class_uid": 1007, "action": "Allowed"})),
-            line(ocsf=good),
-        ]
-    )
-    assert len(found.decisions) == 2
-    assert found.skipped == {
+    reader = DecisionReader()
+    found = [
+        *reader.read(
+            [
+                line(ocsf=good),
+                line("INFO"),
+                line(),
+                line(ocsf=good[:-20]),
+                line(ocsf=denied_request("credentials", "x").decode()),
+                line(ocsf=json.dumps({"class_uid": 1007, "action": "Allowed"})),
+            ]
+        ),
+        *reader.read([line(ocsf=good), line()]),
+    ]
+    assert len(found) == 2
+    assert reader.skipped == {
         "decided by credentials, not by the policy": 1,
-        "event kept without its JSON form": 1,
+        "event kept without its JSON form": 2,
         "unreadable event": 1,
     }
+
+
+def events(*calls):
+    made = []
+    log = EventLog(made.append, lambda: 1)
+    for call in calls:
+        call(log)
+    return [line(ocsf=ocsf.to_json(event).decode()) for event in made]
+
+
+def with_ancestors(lines):
+    return [found.ancestors for found in DecisionReader().read(lines)]
+
+
+def test_requests_have_the_parents_of_their_connection():
+    other = Actor(ACTOR.src, ocsf.ProcessRef("/bin/other", 8))
+    elsewhere = Actor(ocsf.HostPort("10.200.0.1", 40001), ACTOR.process)
+
+    def opened(actor, *ancestors):
+        made = json.loads(written(lambda log: log.connection_allowed(actor, DST, "api", "CONNECT")))
+        made["unmapped"] = {"ancestors": list(ancestors)} if ancestors else {}
+        return line(ocsf=json.dumps(made))
+
+    def asked(actor):
+        return events(lambda log: log.request_allowed(actor, WHERE, "api", engine="l7", message=""))
+
+    requests = asked(ACTOR) + asked(other) + asked(elsewhere)
+    assert with_ancestors([opened(ACTOR, "/bin/sh"), *requests]) == [
+        ("/bin/sh",),
+        ("/bin/sh",),
+        None,
+        None,
+    ]
+    assert with_ancestors(requests) == [None, None, None]
+    # The port was used again.
+    again = [opened(ACTOR, "/bin/sh"), opened(ACTOR, "/bin/bash"), *asked(ACTOR)]
+    assert with_ancestors(again)[-1] == ("/bin/bash",)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from openshell._proto import openshell_pb2
 from openshell.gateway.auth.principal import require_sandbox
-from openshell.gateway.errors import permission_denied
+from openshell.gateway.errors import invalid_argument, permission_denied
 from openshell.gateway.events import LOGS, Bus
 from openshell.gateway.services.lookup import find_sandbox_by_id, require_field
 from openshell.gateway.store.model import LogLine, Store, Tx
@@ -24,7 +24,8 @@ DEFAULT_LINES: Final = 2000
 MAX_LINES: Final = 10_000
 """Lines of one answer at most: bounds its size whatever was asked."""
 MAX_ANSWER_BYTES: Final = 3 << 20
-"""Of one answer: below the 4 MiB that a gRPC client takes unless told otherwise. Older lines go."""
+"""Of one answer: below the 4 MiB that a gRPC client takes unless told otherwise, and above the size of
+one line, so that reading page by page comes to its end. Older lines are for the next page."""
 MAX_BATCH_LINES: Final = 100
 """Lines kept of one pushed batch; the contract's. A supervisor sends more batches instead."""
 MAX_MESSAGE: Final = 8192
@@ -95,19 +96,30 @@ class Logs:
         self, request: openshell_pb2.GetSandboxLogsRequest, _context: Any
     ) -> openshell_pb2.GetSandboxLogsResponse:
         require_field(request.sandbox_id, "sandbox_id")
+        if request.before_id < 0:
+            raise invalid_argument("before_id must not be negative")
         last = min(request.lines or DEFAULT_LINES, MAX_LINES)
 
-        def read(tx: Tx) -> list[LogLine]:
+        def read(tx: Tx) -> tuple[list[LogLine], bool]:
             find_sandbox_by_id(tx, request.sandbox_id)
-            return list(tx.read_logs(request.sandbox_id, last=last))
+            # One more than wanted tells whether there is more.
+            lines = tx.read_logs(request.sandbox_id, last=last + 1, before_id=request.before_id)
+            return list(lines), tx.is_log_full(request.sandbox_id)
 
-        lines = await self._store.read(read)
+        found, is_full = await self._store.read(read)
         wanted = LogFilter(
             since_ms=request.since_ms, sources=request.sources, min_level=request.min_level
         )
-        admitted = [line_message(line) for line in lines if wanted.admits(line)]
+        logs, seen = _newest_within(found[-last:], wanted, MAX_ANSWER_BYTES)
+        has_older = len(seen) < len(found)
+        # Clocks step: only a page without any line of the time asked for ends the walk.
+        is_past = all(line.timestamp_ms < request.since_ms for line in seen)
+        reaches = is_past or any(line.timestamp_ms < request.since_ms for line in seen[:1])
         return openshell_pb2.GetSandboxLogsResponse(
-            logs=_newest_within(admitted, MAX_ANSWER_BYTES), buffer_total=len(lines)
+            logs=logs,
+            buffer_total=len(seen),
+            oldest_id=seen[0].id if seen and has_older and not is_past else 0,
+            is_complete=reaches or not (has_older or is_full),
         )
 
     async def PushSandboxLogs(  # noqa: N802  named as the RPC
@@ -143,14 +155,19 @@ class Logs:
 
 
 def _newest_within(
-    lines: list[openshell_pb2.SandboxLogLine], limit: int
-) -> list[openshell_pb2.SandboxLogLine]:
-    """The longest tail whose encoding fits."""
+    lines: list[LogLine], wanted: LogFilter, limit: int
+) -> tuple[list[openshell_pb2.SandboxLogLine], list[LogLine]]:
+    """The longest tail whose wanted lines fit when encoded: those lines, and all of the tail."""
+    logs: list[openshell_pb2.SandboxLogLine] = []
     for position in range(len(lines) - 1, -1, -1):
-        limit -= lines[position].ByteSize() + 8
+        if not wanted.admits(lines[position]):
+            continue
+        message = line_message(lines[position])
+        limit -= message.ByteSize() + 8
         if limit < 0:
-            return lines[position + 1 :]
-    return lines
+            return logs[::-1], lines[position + 1 :]
+        logs.append(message)
+    return logs[::-1], lines
 
 
 def _accepted(sandbox_id: str, line: openshell_pb2.SandboxLogLine) -> LogLine:

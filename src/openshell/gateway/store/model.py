@@ -191,8 +191,14 @@ class Tx(Protocol):
         """Appends and keeps retention; the id of the last line, 0 for none."""
         ...
 
-    def read_logs(self, sandbox_id: str, *, last: int, after_id: int = 0) -> LogLines:
-        """The last lines in the order they came in."""
+    def read_logs(
+        self, sandbox_id: str, *, last: int, after_id: int = 0, before_id: int = 0
+    ) -> LogLines:
+        """The last lines between two, in the order they came in; 0 is no border."""
+        ...
+
+    def is_log_full(self, sandbox_id: str) -> bool:
+        """Whether a sandbox has as many lines as are kept, so that older ones may be gone."""
         ...
 
     def delete_logs(self, sandbox_id: str) -> None: ...

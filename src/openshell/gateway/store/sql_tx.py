@@ -228,13 +228,21 @@ class SqlTx(ABC):
             "UPDATE log_counts SET lines = ? WHERE sandbox_id = ?", (LOG_LINES_MAX, sandbox_id)
         )
 
-    def read_logs(self, sandbox_id: str, *, last: int, after_id: int = 0) -> LogLines:
+    def read_logs(
+        self, sandbox_id: str, *, last: int, after_id: int = 0, before_id: int = 0
+    ) -> LogLines:
+        before, border = ("AND id < ? ", (before_id,)) if before_id else ("", ())
         found = self._find(
-            "SELECT sandbox_id, ts_ms, source, level, target, message, fields, id FROM logs "
-            "WHERE sandbox_id = ? AND id > ? ORDER BY id DESC LIMIT ?",
-            (sandbox_id, after_id, last),
+            "SELECT sandbox_id, ts_ms, source, level, target, message, fields, id FROM logs "  # noqa: S608 - a constant
+            f"WHERE sandbox_id = ? AND id > ? {before}ORDER BY id DESC LIMIT ?",
+            (sandbox_id, after_id, *border, last),
         )
         return [_line(values) for values in reversed(found)]
+
+    def is_log_full(self, sandbox_id: str) -> bool:
+        # Retention never leaves fewer: a log below the limit has lost nothing.
+        found = self._find("SELECT lines FROM log_counts WHERE sandbox_id = ?", (sandbox_id,))
+        return bool(found) and int(found[0][0]) >= LOG_LINES_MAX
 
     def delete_logs(self, sandbox_id: str) -> None:
         self._change("DELETE FROM logs WHERE sandbox_id = ?", (sandbox_id,))
