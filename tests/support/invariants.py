@@ -20,7 +20,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
-from openshell._proto import datamodel_pb2, openshell_pb2
+from openshell._proto import datamodel_pb2, openshell_pb2, sandbox_pb2
 
 __all__ = ["Obj", "Objects", "Picture", "violations"]
 
@@ -238,7 +238,9 @@ class Picture:
         return self.profiles.get((workspace, record.type), platform)
 
     def policy(self, sandbox: openshell_pb2.Sandbox) -> Any:
-        row = self.policies[sandbox.metadata.id]
+        row = self.policies.get(sandbox.metadata.id)
+        if row is None:
+            return sandbox_pb2.SandboxPolicy()
         return openshell_pb2.PolicyRevisionPayload.FromString(row.payload).policy
 
 
