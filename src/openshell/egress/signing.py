@@ -54,9 +54,8 @@ def find_signing_keys(
 ) -> SigningKeys | CredentialRefused | SigningFault:
     """The keys that may be used at this endpoint now."""
     found: dict[str, str] = {}
-    held = credentials.child_environment()
     for key in (_ACCESS, _SECRET, _TOKEN):
-        if key == _TOKEN and key not in held:
+        if key == _TOKEN and not credentials.holds(key):
             continue
         # Our own revision asks for the present value, also of a key that is refreshed.
         wanted = Placeholder(key, revision=credentials.revision)

@@ -180,6 +180,10 @@ class CredentialSet:
         """Whether no value is held, so that bodies need no scan for the sake of stray placeholders."""
         return not self._values
 
+    def holds(self, key: str) -> bool:
+        """Whether there is a value of this name, usable or not."""
+        return key in self._values
+
     def child_environment(self) -> Mapping[str, str]:
         """What a process in the sandbox gets: placeholders, never the value of a secret."""
         return {
