@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import sqlite3
+import subprocess
+from contextlib import closing
 from pathlib import Path
 
 from openshell.sdk.client import SandboxClient
+from openshell.sdk.refs import SandboxRef
 from support.private_gateway import (
     FILESYSTEM,
+    OPENSHELL,
     PYTHON,
     PrivateGateway,
     ready_sandbox,
@@ -44,6 +50,53 @@ def policy(port: int, rules: str) -> str:
 
 def allow(method: str, path: str) -> str:
     return f"{{allow: {{method: {method}, path: {path}}}}}"
+
+
+MANY = 12_000
+"""More than one answer of the gateway holds, by number and by size, and fewer than are kept."""
+
+
+def kept_lines_are_all_replayed(gateway: PrivateGateway, box: SandboxRef, candidate: Path) -> None:
+    """Lines are multiplied where they are kept: pushing so many takes the supervisor minutes."""
+    database = gateway.state / "gateway" / "openshell.db"
+    with closing(sqlite3.connect(database, timeout=10)) as store, store:
+        added = store.execute(
+            "INSERT INTO logs (sandbox_id, ts_ms, source, level, target, message, fields) "
+            "WITH RECURSIVE times (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM times WHERE n < ?) "
+            "SELECT sandbox_id, ts_ms, source, level, target, message, fields FROM logs, times "
+            "WHERE sandbox_id = ? AND fields LIKE '%/lost%'",
+            (MANY, box.id),
+        ).rowcount
+        assert added == MANY
+        store.execute(
+            "UPDATE log_counts SET lines = lines + ? WHERE sandbox_id = ?", (MANY, box.id)
+        )
+    arguments = ("policy", "replay", box.name, "--policy", str(candidate), "-o", "json")
+    found = json.loads(gateway.cli(*arguments).stdout)
+    assert (found["total"], found["is_partial"]) == (MANY + 5, False)
+    assert found["changes"][0]["count"] == MANY + 1
+    assert json.loads(gateway.cli(*arguments, "--since", "1d").stdout) == found
+    printed = gateway.cli("logs", box.name, "-n", "50000", "--source", "sandbox")
+    assert printed.stdout.count("/lost") >= MANY
+
+
+def test_following_a_log_ends_quietly(gateway: PrivateGateway, client: SandboxClient) -> None:
+    with (
+        ready_sandbox(client) as box,
+        subprocess.Popen(
+            [OPENSHELL, "logs", box.name, "-f"],
+            env=gateway.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (130, "")
 
 
 def test_replay_and_diff(
@@ -91,6 +144,7 @@ def test_replay_and_diff(
         assert "5 decisions: 3 unchanged, 2 changed, 0 open" in text.stdout
         assert f"GET http://{ALIAS}:{upstream.port}/lost" in text.stdout
 
+        kept_lines_are_all_replayed(gateway, box, candidate)
         before = gateway.cli("policy", "diff", box.name, "--policy", str(candidate))
         assert "allow (other)" in before.stdout, before.stderr
         done = gateway.cli("policy", "set", box.name, "--policy", str(candidate), "--wait")
@@ -107,6 +161,7 @@ def test_replay_and_diff(
         ]
         same = gateway.cli("policy", "diff", box.name, "2", "2", "-o", "json")
         assert json.loads(same.stdout) == {
+            "scope": "sandbox",
             "sandbox": box.name,
             "before": 2,
             "after": 2,
