@@ -66,13 +66,14 @@ def check(
     if ancestors and not binary:
         raise click.UsageError("--ancestor needs --binary")
     from openshell.cli.policy_text import parse_policy_file
+    from openshell.policy.defaults import check_startable
     from openshell.policy.explain import explain
     from openshell.policy.findings import errors_of
     from openshell.policy.validate import check_authored, validate_policy
 
     asked = [_asked(text) for text in requests]
     policy = parse_policy_file(file)
-    findings = (*check_authored(policy), *validate_policy(policy))
+    findings = (*check_authored(policy), *validate_policy(policy), *check_startable(policy))
     valid = not errors_of(findings)
     # What a refused policy would allow is nobody's question.
     explained = (

@@ -9,6 +9,7 @@ from openshell._proto import sandbox_pb2
 from openshell.cli.failures import CliError
 from openshell.cli.output import note
 from openshell.codec.policy import policy_from_proto, policy_to_proto
+from openshell.policy.defaults import check_startable
 from openshell.policy.findings import Severity
 from openshell.policy.parse import PolicyParseError, dump_policy, parse_policy, policy_to_json
 from openshell.policy.validate import check_authored, errors_of, validate_policy
@@ -53,23 +54,27 @@ def _without_metadata(text: str) -> str:
     return "\n" * (above.count("\n") + 2) + policy if separator else text
 
 
-def read_policy(path: str) -> sandbox_pb2.SandboxPolicy:
-    """Reads and checks a policy file, for sending.
+def read_policy(path: str, *, is_first: bool = False) -> sandbox_pb2.SandboxPolicy:
+    """Reads and checks a policy file, for sending. `is_first`: a sandbox begins with it.
 
     Raises:
         CliError: it cannot be read, parsed or would be refused.
     """
-    return policy_to_proto(usable_policy(path))
+    return policy_to_proto(usable_policy(path, is_first=is_first))
 
 
-def usable_policy(path: str) -> SandboxPolicy:
+def usable_policy(path: str, *, is_first: bool = False) -> SandboxPolicy:
     """Reads and checks a policy file; warnings go to the person.
 
     Raises:
         CliError: it cannot be read, parsed or would be refused.
     """
     policy = parse_policy_file(path)
-    findings = (*check_authored(policy), *validate_policy(policy))
+    findings = (
+        *check_authored(policy),
+        *validate_policy(policy),
+        *(check_startable(policy) if is_first else ()),
+    )
     for finding in findings:
         if finding.severity is Severity.WARNING:
             note(f"Warning: {path}: {finding.location}: {finding.message}")

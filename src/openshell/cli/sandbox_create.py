@@ -181,7 +181,7 @@ def _spec(argv: tuple[str, ...], given: dict[str, Any]) -> openshell_pb2.Sandbox
         environment=environment,
     )
     if given["policy"]:
-        spec.policy.CopyFrom(read_policy(given["policy"]))
+        spec.policy.CopyFrom(read_policy(given["policy"], is_first=True))
     if given["image"]:
         spec.template.image = given["image"]
     limits = {key: given[key] for key in ("cpu", "memory") if given[key]}

@@ -11,6 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
+from openshell.policy.findings import Finding, Severity
 from openshell.policy.model import (
     PROVIDER_KEY_PREFIX,
     FilesystemPolicy,
@@ -24,6 +25,7 @@ __all__ = [
     "ACCESS_PRESETS",
     "BASELINE_READ_ONLY",
     "BASELINE_READ_WRITE",
+    "check_startable",
     "enrich",
     "restrictive_default",
     "without_provider_rules",
@@ -75,6 +77,23 @@ def enrich(policy: SandboxPolicy, exists: Callable[[str], bool]) -> SandboxPolic
         read_write=before.read_write + missing(BASELINE_READ_WRITE),
     )
     return policy if after == policy.filesystem else replace(policy, filesystem=after)
+
+
+def check_startable(policy: SandboxPolicy) -> tuple[Finding, ...]:
+    """Warns of a policy under which not even a shell starts; for one that a sandbox begins with.
+
+    A later one keeps the files of the one before it.
+    """
+    files = policy.filesystem
+    if policy.network_policies or (files and (files.read_only or files.read_write)):
+        return ()
+    usual = restrictive_default().filesystem or FilesystemPolicy()
+    message = (
+        "no program can start: the policy lists no path, and without network rules none is added; "
+        f"write filesystem_policy: {{include_workdir: true, read_only: [{', '.join(usual.read_only)}], "
+        f"read_write: [{', '.join(usual.read_write)}]}}"
+    )
+    return (Finding("no_program_starts", Severity.WARNING, "filesystem_policy", message),)
 
 
 def _normal(path: str) -> str:

@@ -75,7 +75,8 @@ def check_authored(policy: SandboxPolicy) -> tuple[Finding, ...]:
 
 def _findings(policy: SandboxPolicy) -> Iterator[Finding]:
     if policy.version != 1:
-        yield _warning("version", "version", f"version {policy.version} is unknown; expected 1")
+        message = f"version {policy.version} is unknown: the policy is read as version 1; write 1"
+        yield _warning("version", "version", message)
     if policy.process is not None:
         yield from _check_process(policy.process)
     if policy.filesystem is not None:

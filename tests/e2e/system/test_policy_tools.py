@@ -80,6 +80,22 @@ def kept_lines_are_all_replayed(gateway: PrivateGateway, box: SandboxRef, candid
     assert printed.stdout.count("/lost") >= MANY
 
 
+def test_a_policy_under_which_nothing_starts_says_what_to_add(
+    gateway: PrivateGateway, tmp_path: Path
+) -> None:
+    policy = tmp_path / "bare.yaml"
+    policy.write_text("version: 1\n")
+    create = ("sandbox", "create", "--no-keep", "--policy", str(policy), "--", "/bin/true")
+    refused = gateway.cli(*create)
+    assert refused.returncode != 0
+    said = " ".join(refused.stderr.split())
+    assert "no program can start" in said
+    advice = said.partition("; write ")[2].partition("}")[0] + "}\n"
+    policy.write_text(f"version: 1\n{advice}")
+    followed = gateway.cli(*create)
+    assert (followed.returncode, "no program can start" in followed.stderr) == (0, False)
+
+
 def test_following_a_log_ends_quietly(gateway: PrivateGateway, client: SandboxClient) -> None:
     with (
         ready_sandbox(client) as box,

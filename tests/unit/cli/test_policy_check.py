@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from openshell.cli.failures import report
 from openshell.cli.main import cli
+from openshell.policy import validate
 
 GOOD = """\
 version: 1
@@ -56,6 +57,50 @@ def test_a_policy_without_network_says_so(run):
     code, out, err = run(NO_NETWORK)
     assert (code, out) == (0, "")
     assert "allows no network" in err
+
+
+STARTABLE = {
+    "nothing at all": ("version: 1\n", True),
+    "the working directory alone": (
+        "version: 1\nfilesystem_policy: {include_workdir: true}\n",
+        True,
+    ),
+    "a path": ("version: 1\nfilesystem_policy: {read_only: [/usr]}\n", False),
+    "network rules bring paths": (GOOD, False),
+}
+
+
+@pytest.mark.parametrize(("text", "warns"), STARTABLE.values(), ids=STARTABLE)
+def test_a_policy_under_which_no_program_starts(run, text, warns):
+    code, _, err = run(text)
+    assert (code, "no program can start" in err) == (0, warns)
+    assert ("filesystem_policy: {include_workdir: true, read_only: [/usr, " in err) is warns
+
+
+def test_what_another_version_means_is_said(run):
+    code, _, err = run(GOOD.replace("version: 1", "version: 2"))
+    assert code == 0
+    assert "version 2 is unknown: the policy is read as version 1" in err
+
+
+SPEAKS = """\
+version: 1
+network_policies:
+  api:
+    endpoints:
+      - {host: api.x.com, port: 443, protocol: mcp, mcp: {allow_all_known_mcp_methods: true}}
+    binaries: [{path: /usr/bin/curl}]
+"""
+
+
+def test_what_only_the_body_decides_is_open(run, monkeypatch):
+    monkeypatch.setattr(validate, "check_features", lambda *_: ())
+    code, out, _ = run(SPEAKS, "--request", "POST https://api.x.com/m")
+    assert code == 0
+    assert out.startswith("POST https://api.x.com/m: open\n")
+    assert "· body" in out
+    code, out, _ = run(SPEAKS, "--request", "POST https://api.x.com/m", "-o", "json")
+    assert (code, json.loads(out)["requests"][0]["outcome"]) == (0, None)
 
 
 def test_a_bad_policy_is_refused_with_every_finding(run):
