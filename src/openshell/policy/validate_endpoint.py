@@ -207,6 +207,13 @@ def _check_signing(endpoint: Endpoint, report: Report) -> Iterator[Finding]:
             "signing_service",
             "credential_signing set but signing_service is empty",
         )
+    elif signing in _SIGNING and (not endpoint.protocol or endpoint.tls.lower() == "skip"):
+        yield report.warning(
+            "signing_uninspected",
+            "credential_signing",
+            "connections that nobody inspects are refused where requests should be signed; "
+            "set protocol: rest and no tls: skip",
+        )
     if endpoint.request_body_credential_rewrite:
         yield report.error(
             "signing_and_rewrite",
