@@ -33,13 +33,13 @@ for line in sys.stdin:
     if wanted["op"] == "environ":
         print(json.dumps(dict(os.environ)), flush=True)
         continue
-    send = {k: os.path.expandvars(v) for k, v in wanted.items()}
-    headers = {k: os.path.expandvars(v) for k, v in wanted.get("headers", {}).items()} \
-        if isinstance(wanted.get("headers"), dict) else {}
-    if "basic" in send:
-        headers["Authorization"] = "Basic " + base64.b64encode(send["basic"].encode()).decode()
+    headers = {k: os.path.expandvars(v) for k, v in wanted.get("headers", {}).items()}
+    if "basic" in wanted:
+        plain = os.path.expandvars(wanted["basic"]).encode()
+        headers["Authorization"] = "Basic " + base64.b64encode(plain).decode()
+    body = os.path.expandvars(wanted["body"]).encode() if "body" in wanted else None
     c = http.client.HTTPConnection("10.200.0.1", 3128, timeout=20)
-    c.request(send["method"], send["url"], body=send.get("body"), headers=headers)
+    c.request(wanted["method"], os.path.expandvars(wanted["url"]), body=body, headers=headers)
     r = c.getresponse()
     print(json.dumps([r.status, r.read().decode()]), flush=True)
     c.close()
@@ -119,6 +119,7 @@ class Talker:
     def hear(self, seconds: float = 30) -> str:
         got = self._output.get(timeout=seconds)
         if isinstance(got, BaseException):
+            self._output.put(got)  # it stays ended
             raise got
         return got
 
