@@ -46,7 +46,9 @@ def read_steps(page: Path) -> list[Step]:
 
 def plain(lines: list[str]) -> list[str]:
     """Numbers and hashes differ from run to run; so does the order of what two streams say."""
-    text = [re.sub(r"hash: [0-9a-f]+|\bs[0-9a-f]{64}_", "H", line) for line in lines]
+    text = [
+        re.sub(r"hash: [0-9a-f]+|\bs[0-9a-f]{64}_|\b[0-9a-f]{12}\b", "H", line) for line in lines
+    ]
     # A table's columns are as wide as what stands in them.
     return sorted(re.sub(r"  +", "  ", re.sub(r"\d+", "N", line)).rstrip() for line in text)
 
