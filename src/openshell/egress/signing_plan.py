@@ -125,19 +125,20 @@ def signing_endpoint(
 
     `config` is the endpoint that governs the request, None where none inspects it. Of several with
     a path as specific, the one with the most specific host counts, then one that names its region:
-    a profile may well have patterns that meet in one host.
+    a profile may well have patterns that meet in one host. An endpoint that inspects nothing knows
+    no paths: it signs whatever comes.
     """
-    if config is None:
-        candidates = [c for c in decision.endpoints if c.endpoint.credential_signing]
-    else:
-        candidates = [
-            c
-            for c in decision.l7_configs
-            if c.endpoint.credential_signing
-            and (
-                c is config or (c.specificity == config.specificity and bool(c.matches_route(path)))
-            )
-        ]
+    candidates = [
+        c
+        for c in decision.endpoints
+        if c.endpoint.credential_signing
+        and (
+            config is None
+            or c is config
+            or not c.is_inspected
+            or (c.specificity == config.specificity and bool(c.matches_route(path)))
+        )
+    ]
     return max(candidates, key=_rank).endpoint if candidates else None
 
 
