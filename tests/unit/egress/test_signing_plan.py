@@ -276,6 +276,13 @@ def test_an_endpoint_without_inspection_signs_as_well() -> None:
     decision = connected("s3.amazonaws.com", signs(host="s3.amazonaws.com", protocol="", access=""))
     assert not decision.l7_configs
     assert signing_endpoint(decision, None, "/key") is not None
+    # Beside one that inspects and asks for no signature as well: never unsigned.
+    mixed = connected(
+        "s3.amazonaws.com",
+        signs(host="s3.amazonaws.com", protocol="", access=""),
+        {"host": "s3.amazonaws.com"},
+    )
+    assert signing_endpoint(mixed, governing(mixed, "/key"), "/key") is not None
     plain = connected(
         "s3.amazonaws.com", {"host": "s3.amazonaws.com", "protocol": "", "access": ""}
     )
