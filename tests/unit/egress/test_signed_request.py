@@ -12,6 +12,7 @@ from openshell.egress.credentials import (
     Binding,
     BoundEndpoint,
     CredentialSet,
+    EndpointScope,
     GrantSet,
     TokenGrant,
 )
@@ -22,7 +23,9 @@ from openshell.egress.http1 import RequestHeadReader
 from openshell.egress.identity import Identity
 from openshell.egress.judging import Judged, NeedsBody, Refused, judge
 from openshell.egress.route import Pending, Route
+from openshell.egress.signed_request import write_signed
 from openshell.egress.signing_plan import SIGNED_BODY_LIMIT, SigningFault
+from openshell.egress.writing import Writing
 from openshell.policy.compile import compile_policy
 from openshell.policy.parse import parse_policy
 
@@ -74,14 +77,17 @@ def pending(*fields, method="PUT"):
     return Pending(head)
 
 
-async def decide(request, now=None, first=None):
-    """Judge under `now` on a route that was admitted under `first`."""
-    now = now or generation()
-    first = first or now
+async def arrive(first):
     admission = Admission(GenerationHolder(first), None, Names(), HostFacts((), frozenset()))
     admitted = await admission.admit(Identity("/bin/x", 1), HOST, PORT)
     assert isinstance(admitted, Admitted), admitted
-    route = Route(admitted, "https", False)
+    return admission, Route(admitted, "https", False)
+
+
+async def decide(request, now=None, first=None):
+    """Judge under `now` on a route that was admitted under `first`."""
+    now = now or generation()
+    admission, route = await arrive(first or now)
     return judge(admission, now, route, request, now_ms=1_000)
 
 
@@ -125,6 +131,19 @@ async def test_a_token_grant_excludes_a_signature():
     outcome = await decide(pending(method="GET"), generation(1, credentials))
     assert isinstance(outcome, Refused)
     assert outcome.why is SigningFault.SECOND_GRANT
+
+
+async def test_a_handshake_is_not_signed():
+    _, route = await arrive(generation())
+    (config,) = route.configs
+    writing = Writing(route, held(), EndpointScope(HOST, PORT, "/key"), 1_000, None)
+    plain = pending(method="GET")
+    assert isinstance(
+        write_signed(writing, config.endpoint, plain, b"/key", scan_body=False), bytes
+    )
+    upgrade = pending("Connection: upgrade", "Upgrade: WebSocket", method="GET")
+    outcome = write_signed(writing, config.endpoint, upgrade, b"/key", scan_body=False)
+    assert outcome is SigningFault.UPGRADE
 
 
 @pytest.mark.parametrize("fault", SigningFault)
