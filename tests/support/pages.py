@@ -2,7 +2,7 @@
 
 A page's console blocks are one session of a shell beside a private gateway. Lines that begin with
 `$ ` are commands, the others what is printed. A block of another language under a line that ends with
-"`NAME`:" is a file of that name. Port 8000 of the page becomes one that is free here.
+"`NAME.EXT`:" is a file of that name. Port 8000 of the page becomes one that is free here.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def play(page: Path, directory: Path) -> Generator[Step, None, None]:
     gateway = PrivateGateway()
     port = _free_port()
     for name, content in re.findall(
-        r"`([\w.-]+)`:\n\n```\w+\n(.*?)```", page.read_text(), re.DOTALL
+        r"`([\w-]+\.\w+)`:\n\n```\w+\n(.*?)```", page.read_text(), re.DOTALL
     ):
         (directory / name).write_text(content.replace(_SHOWN_PORT, port))
     shell = subprocess.Popen(
