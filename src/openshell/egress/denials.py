@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, TypeAlias
 
-from openshell.egress.credentials import BODY_LIMIT, NEEDS_TLS, CredentialRefused
+from openshell.egress.body_faults import BodyFault, RefusedBody
+from openshell.egress.credentials import NEEDS_TLS, CredentialRefused
 from openshell.egress.http1 import Headers
 from openshell.egress.signing_plan import SigningFault
 from openshell.ocsf import HostPort
@@ -47,6 +48,14 @@ _SIGNING_STATUS: Final = {
     SigningFault.PATH: 400,
     SigningFault.SIGNED_CHUNKS: 400,
     SigningFault.UPGRADE: 400,
+}
+
+_BODY_STATUS: Final = {
+    BodyFault.SIZE: 413,
+    BodyFault.TRAILERS: 400,
+    BodyFault.MEDIA: 415,
+    BodyFault.TIME: 408,
+    BodyFault.LATE: 503,
 }
 
 # What a command line may hold as it is: a name or IPv4 address, a path without glob or shell meaning.
@@ -203,7 +212,9 @@ class Denials:
         }
         change = ""
         plain = request.method.isalpha() and _PLAIN_PATH.fullmatch(request.path)
-        if decision.reason_code == "no_allow" and plain:
+        # Only rest endpoints take a rule of method and path alone.
+        is_rest = decision.config is None or decision.config.protocol == "rest"
+        if decision.reason_code == "no_allow" and plain and is_rest:
             change = f"--add-allow {request.host}:{request.port}:{request.method}:{request.path}"
         body |= self._advice(decision, request.host, change)
         policy = decision.policy.encode("ascii", "replace")[:_POLICY_NAME_LIMIT]
@@ -266,15 +277,10 @@ class Denials:
             {"error": code, "reason_code": f"signing_{fault.name.lower()}", "detail": fault.value},
         )
 
-    def body_not_placed(self, code: str, *, too_large: bool) -> Denial:
-        """The endpoint's author wants placeholders replaced in bodies, and this one cannot be held."""
-        detail = (
-            f"bodies to this endpoint may have {BODY_LIMIT} bytes, because placeholders are replaced "
-            "in them"
-            if too_large
-            else "a body in which placeholders are replaced may have no trailers"
-        )
-        return _json(413 if too_large else 400, {"error": code, "detail": detail})
+    def body_refused(self, body: RefusedBody) -> Denial:
+        """The body is needed whole, and cannot be had or read like that."""
+        status = _BODY_STATUS[body.fault]
+        return _json(status, {"error": body.fault.value, "detail": body.detail})
 
     def _connection(self, decision: ConnectionDenied, detail: str) -> Denial:
         body: dict[str, object] = {"error": "policy_denied", "detail": detail}

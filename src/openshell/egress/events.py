@@ -26,8 +26,9 @@ from openshell.ocsf import (
     Severity,
     Status,
 )
+from openshell.policy.decide import EndpointConfig
 
-__all__ = ["Actor", "EventLog", "Sink", "Where", "shown_method"]
+__all__ = ["Actor", "EventLog", "Sink", "Where", "l7_engine", "l7_labels", "shown_method"]
 
 Sink: TypeAlias = Callable[[Event], None]
 
@@ -37,6 +38,14 @@ _DENIED: Final = (Action.DENIED, Disposition.BLOCKED)
 
 # No registered method is that long.
 _SHORTEST_MARKER: Final = 22
+
+# Engine and name of the decision, by the protocol of the endpoint that governs the request.
+_L7: Final = ("l7", "L7_REQUEST")
+_L7_LABELS: Final = {
+    "graphql": ("l7-graphql", "GRAPHQL_L7_REQUEST"),
+    "json-rpc": ("l7-jsonrpc", "JSONRPC_L7_REQUEST"),
+    "mcp": ("l7-mcp", "JSONRPC_L7_REQUEST"),
+}
 
 _NOBODY: Final = ProcessRef("-")
 
@@ -67,6 +76,15 @@ class Where(msgspec.Struct, frozen=True):
 def shown_method(method: str) -> str:
     """A method as events show it: it is free text, in which an agent can write a placeholder."""
     return "-" if len(method) >= _SHORTEST_MARKER and find_marker(method.encode()) else method
+
+
+def l7_labels(config: EndpointConfig | None) -> tuple[str, str]:
+    """The engine that decided about a request, and what its decision is called."""
+    return _L7_LABELS.get(config.protocol if config else "", _L7)
+
+
+def l7_engine(protocol: str) -> str:
+    return _L7_LABELS.get(protocol, _L7)[0]
 
 
 class EventLog:

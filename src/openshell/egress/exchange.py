@@ -13,9 +13,11 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
+from openshell.egress.body_faults import RefusedBody
 from openshell.egress.connection import ClientConnection, Services
 from openshell.egress.credentials import Placeholder, TokenUnavailable, refuse_marker
 from openshell.egress.denials import Denial, bare
+from openshell.egress.events import l7_labels
 from openshell.egress.holding import CONTINUE, hold_body, is_large, is_waiting
 from openshell.egress.http1 import (
     NO_BODY,
@@ -153,14 +155,17 @@ class Exchanges:
                             continue
                         refusal = TokenRefused(grant.owner, str(error))
                         return Refused(outcome.route, refusal, outcome.where)
-                case NeedsBody(limit=limit):
+                case NeedsBody(use=use, limit=limit, protocol=protocol):
                     if is_large(pending.head, limit):
                         self._connection.deadline = None
                         await self._services.large_bodies.acquire()
                         pending.has_place = True
-                    held = await hold_body(self._connection, pending.head, seconds, limit)
+                    held = await hold_body(
+                        self._connection, pending.head, seconds, limit, outcome.wire_limit
+                    )
                     if not isinstance(held, bytes):
-                        return Refused(outcome.route, held, outcome.where)
+                        why = RefusedBody.held(held, use, limit, seconds, protocol)
+                        return Refused(outcome.route, why, outcome.where)
                     pending.body = held
                 case _:
                     return outcome
@@ -370,8 +375,8 @@ class Exchanges:
         else:
             word = "allow"
         if judged.route.configs:
-            engine = "l7"
-            message = f"L7_REQUEST {word} {where.method} {where.place}{where.path}"
+            engine, name = l7_labels(decision.config)
+            message = f"{name} {word} {where.method} {where.place}{where.path}"
             if detail:
                 message = f"{message} reason={detail}"
         else:

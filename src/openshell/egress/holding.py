@@ -1,16 +1,17 @@
-"""Takes a request body whole, within a bound, for credentials to be put into it or for its digest.
+"""Takes a request body whole, within a bound: to be judged, for credentials in it, or for its digest.
 
 The only place of the proxy that keeps a body. A client that waits to be asked for it is asked; what is
 larger than the bound or has trailers is refused, because it could not be sent in the same form.
 Called by `exchange` when judging needs the body.
 """
 
+import asyncio
 from typing import Final
 
+from openshell.egress.body_faults import BodyFault
 from openshell.egress.connection import ClientConnection
 from openshell.egress.credentials import BODY_LIMIT
-from openshell.egress.http1 import BodyDecoder, Length, RequestHead
-from openshell.egress.judging import Fault
+from openshell.egress.http1 import BodyDecoder, Chunked, Length, RequestHead
 from openshell.egress.stream import Stream
 
 __all__ = ["CONTINUE", "LARGE_BODIES", "hold_body", "is_large", "is_waiting"]
@@ -23,40 +24,54 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 async def hold_body(
-    connection: ClientConnection, head: RequestHead, idle_seconds: float, limit: int
-) -> bytes | Fault:
-    """The body without framing, or why it cannot be held. Raises BodyRejected and ConnectionError."""
+    connection: ClientConnection, head: RequestHead, seconds: float, limit: int, wire_limit: int
+) -> bytes | BodyFault:
+    """The body without framing, or why it cannot be held. Raises BodyRejected and ConnectionError.
+
+    `wire_limit` counts what was sent, so that framing cannot be used to send for ever.
+    """
     framing = head.framing
     if isinstance(framing, Length) and framing.octets > limit:
-        return Fault.BODY_SIZE
-    stream, decoder = connection.stream, BodyDecoder(framing)
+        return BodyFault.SIZE
+    stream = connection.stream
     if is_waiting(stream, head):
         stream.write(CONTINUE)
-    pieces: list[bytes] = []
-    room = limit
+    # Dripping bytes buys no time: the timeout is for the whole body.
+    connection.deadline = None
+    try:
+        async with asyncio.timeout(seconds):
+            return await _collect(stream, BodyDecoder(framing), limit, wire_limit)
+    except TimeoutError:
+        return BodyFault.TIME
+
+
+async def _collect(
+    stream: Stream, decoder: BodyDecoder, limit: int, wire_limit: int
+) -> bytes | BodyFault:
+    body = bytearray()
     while True:
-        connection.within(idle_seconds)
         data = await stream.read()
         if not data:
             decoder.end_of_stream()
         part = decoder.feed(data)
-        # What counts is what was sent, so that framing cannot be used to send for ever.
-        room -= sum(map(len, part.wire))
-        if room < 0:
-            return Fault.BODY_SIZE
+        wire_limit -= sum(map(len, part.wire))
+        for piece in part.data:
+            body += piece
+        # Trailers are data to scanners: looked at before the size, which they would add to.
         if decoder._trailers:
-            return Fault.BODY_TRAILERS
-        pieces += map(bytes, part.data)
+            return BodyFault.TRAILERS
+        if len(body) > limit or wire_limit < 0:
+            return BodyFault.SIZE
         if part.done:
-            break
-    connection.deadline = None
-    stream.unread(decoder.leftover)
-    return b"".join(pieces)
+            stream.unread(decoder.leftover)
+            return bytes(body)
 
 
 def is_large(head: RequestHead, limit: int) -> bool:
     """Whether holding the body needs one of the few places; one beyond the limit is not held."""
     framing = head.framing
+    if isinstance(framing, Chunked):
+        return limit > BODY_LIMIT
     return isinstance(framing, Length) and BODY_LIMIT < framing.octets <= limit
 
 

@@ -1,8 +1,7 @@
 """One request on an admitted route: may it go, and in which form? Pure; the order is the contract's.
 
-generation, authority, upgrade, canonical target, redaction, policy, token grant, signature or
-placeholders. The
-result is what to send, or why not, or what must be had first: a token, or the whole body. Whoever
+generation, authority, upgrade, canonical target, redaction, content, policy, token grant, signature or
+placeholders. The result is what to send, or why not, or what must be had first: a token, or the whole body. Whoever
 called gets it and asks again. A refusal carries the values that its answer and its event are made
 from. No I/O: between the last look at the generation and the bytes handed to the upstream nothing
 can change, because nothing here waits.
@@ -15,6 +14,8 @@ from typing import Final, TypeAlias
 import msgspec
 
 from openshell.egress.admission import Admission, Admitted, NotAdmitted
+from openshell.egress.body_faults import BodyUse, RefusedBody
+from openshell.egress.content import Wanted, read_content
 from openshell.egress.credentials import (
     BODY_LIMIT,
     NEEDS_TLS,
@@ -76,9 +77,6 @@ class Fault(Enum):
     PLACEHOLDER = "invalid_credential_placeholder"
     H2C = "h2c_upgrade"
     WEBSOCKET = "websocket"
-    # Where the body is held to put credentials into it.
-    BODY_SIZE = "request_body_too_large"
-    BODY_TRAILERS = "request_trailers_not_supported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,13 @@ class TokenRefused:
 
 
 RefusedRequest: TypeAlias = (
-    NotAdmitted | RequestDenied | CredentialRefused | TokenRefused | SigningFault | Fault
+    NotAdmitted
+    | RequestDenied
+    | CredentialRefused
+    | TokenRefused
+    | SigningFault
+    | RefusedBody
+    | Fault
 )
 
 
@@ -134,12 +138,18 @@ class NeedsToken:
 
 @dataclass(frozen=True, slots=True)
 class NeedsBody:
-    """The request may go once its body is whole: for credentials in it, or for its digest."""
+    """The request may go once its body is whole; `protocol` reads it where policy judges it."""
 
     route: Route
     where: Where
-    policy: str
-    limit: int = BODY_LIMIT
+    use: BodyUse
+    limit: int
+    protocol: str = ""
+
+    @property
+    def wire_limit(self) -> int:
+        """How much may be sent, chunk framing included."""
+        return self.limit * 2 if self.use is BodyUse.JUDGING else self.limit
 
 
 Judgement: TypeAlias = Judged | Refused | NeedsToken | NeedsBody
@@ -160,6 +170,11 @@ def judge(
     if isinstance(target, Refused):
         return target
     written, where, request = target
+    if route.reads_content:
+        known = _with_content(route, generation, pending, written, where, request)
+        if not isinstance(known, L7Request):
+            return known
+        request = known
     verdict = generation.policy.authorize(
         admitted.decision, request, trusted_only=admitted.plan.by_declaration
     )
@@ -175,7 +190,7 @@ def judge(
     config = verdict.config
     places_body = config is not None and config.endpoint.request_body_credential_rewrite
     if places_body and _body_is_wanted(pending, generation, admitted):
-        return NeedsBody(route, where, verdict.policy)
+        return NeedsBody(route, where, BodyUse.PLACING, BODY_LIMIT)
     scan_body = not isinstance(head.framing, NoBody) and _must_scan(admitted, generation)
     signing = signing_endpoint(admitted.decision, config, request.path) if route.signs else None
     wire: bytes | Lacking | CredentialRefused | SigningFault
@@ -184,11 +199,11 @@ def judge(
     else:
         writing = Writing(route, credentials, scope, now_ms, granted)
         if signing is None:
-            wire = write_whole(writing, pending, written, places_body)
+            wire = write_whole(writing, pending, written, places_body, scan_body)
         else:
             wire = write_signed(writing, signing, pending, written, scan_body=scan_body)
     if isinstance(wire, Lacking):
-        return NeedsBody(route, where, verdict.policy, SIGNED_BODY_LIMIT)
+        return NeedsBody(route, where, BodyUse.SIGNING, SIGNED_BODY_LIMIT)
     if isinstance(wire, CredentialRefused | SigningFault):
         return Refused(route, wire, where)
     return Judged(
@@ -226,6 +241,27 @@ def _target(route: Route, head: RequestHead) -> tuple[bytes, Where, L7Request] |
         where,
         L7Request(head.method.decode("ascii"), path, target.params),
     )
+
+
+def _with_content(
+    route: Route,
+    generation: Generation,
+    pending: Pending,
+    written: bytes,
+    where: Where,
+    request: L7Request,
+) -> L7Request | Refused | NeedsBody:
+    """Add to the request what it says beyond its head, where the endpoint that governs it looks there."""
+    config = generation.policy.governing(route.admitted.decision, request.path)
+    if config is None or not config.body_bytes:
+        return request
+    query = written.decode("ascii").partition("?")[2]
+    content = read_content(config, pending, request, query)
+    if isinstance(content, Wanted):
+        return NeedsBody(route, where, BodyUse.JUDGING, content.limit, config.protocol)
+    if isinstance(content, RefusedBody):
+        return Refused(route, content, where)
+    return L7Request(request.method, request.path, request.query, content)
 
 
 def _granted(

@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Final
 
 from openshell.egress.admission import DestinationRefused
+from openshell.egress.body_faults import BodyUse, RefusedBody
 from openshell.egress.connection import ClientConnection, Services
-from openshell.egress.credentials import NEEDS_TLS, CredentialRefused
+from openshell.egress.credentials import MARKER_PLACE, NEEDS_TLS, CredentialRefused
 from openshell.egress.denials import Denial, RequestFacts, bare
-from openshell.egress.events import Where
+from openshell.egress.events import Where, l7_engine, l7_labels
 from openshell.egress.http1 import BodyRejected, RequestHead
 from openshell.egress.judging import Fault, Judged, Refused, TokenRefused
 from openshell.egress.route import Route
@@ -94,6 +95,8 @@ def refuse_request(services: Services, connection: ClientConnection, refused: Re
             return _refuse_token(services, connection, refused, token)
         case SigningFault() as unsigned:
             return _refuse_unsigned(services, connection, refused, unsigned)
+        case RefusedBody() as body:
+            return _refuse_body(services, connection, refused, body)
         case Fault() as fault:
             return _refuse_fault(services, connection, refused, fault, facts)
 
@@ -127,12 +130,13 @@ def _deny_l7(
     where = refused.where
     stage = "forward-l7-deny" if refused.route.absolute else ""
     refusal = _of_request(denied, connection, stage)
-    message = f"L7_REQUEST deny {where.method} {facts.where}{where.path} reason={denied.reason}"
+    engine, name = l7_labels(denied.config)
+    message = f"{name} deny {where.method} {facts.where}{where.path} reason={denied.reason}"
     services.log.request_denied(
         connection.actor,
         where,
         denied.policy,
-        engine="l7",
+        engine=engine,
         reason=denied.reason,
         refusal=refusal,
         code=403,
@@ -171,6 +175,8 @@ def _refuse_credential(
     )
     if credential.is_mismatch:
         _mismatch(services, refused.where)
+    elif credential.place == MARKER_PLACE:
+        _in_body(services)
     if in_clear:
         services.log.finding(
             "openshell.credentials.clear_text",
@@ -199,11 +205,7 @@ def marker_in_body(
     if refused.is_mismatch:
         _mismatch(services, judged.where)
     else:
-        services.log.finding(
-            "openshell.credentials.placeholder_in_body",
-            "Credential placeholder in a request body",
-            "surface http-request-body: the endpoint does not ask for placeholders to be replaced there",
-        )
+        _in_body(services)
     return services.denials.credential_refused(refused, tunnel=not judged.route.absolute)
 
 
@@ -263,6 +265,34 @@ def _refuse_unsigned(
     return denial
 
 
+def _refuse_body(
+    services: Services, connection: ClientConnection, refused: Refused, body: RefusedBody
+) -> Denial:
+    """A body that is needed whole cannot be had like that."""
+    denial = services.denials.body_refused(body)
+    judges = body.use is BodyUse.JUDGING
+    group = "l7_parse_rejection"
+    _deny(
+        services,
+        connection,
+        refused.where,
+        refused.route.admitted.decision.matched_policy,
+        l7_engine(body.protocol) if judges else "credentials",
+        body.detail,
+        Refusal(body.fault.value, group=group, ancestors=connection.actor.ancestors),
+        denial.status,
+    )
+    return denial
+
+
+def _in_body(services: Services) -> None:
+    services.log.finding(
+        "openshell.credentials.placeholder_in_body",
+        "Credential placeholder in a request body",
+        "surface http-request-body: the endpoint does not ask for placeholders to be replaced there",
+    )
+
+
 def _mismatch(services: Services, where: Where) -> None:
     services.log.finding(
         "openshell.credentials.endpoint_mismatch",
@@ -312,12 +342,6 @@ def _refuse_fault(
             reason = "WebSocket is not supported yet"
             _deny(services, connection, where, policy, "l7-websocket", reason, refusal, 501)
             return denials.not_supported("WebSocket")
-        case Fault.BODY_SIZE | Fault.BODY_TRAILERS:
-            too_large = fault is Fault.BODY_SIZE
-            reason = "the request body cannot be searched for placeholders"
-            code = 413 if too_large else 400
-            _deny(services, connection, where, policy, "credentials", reason, refusal, code)
-            return denials.body_not_placed(fault.value, too_large=too_large)
         case Fault.H2C:
             number = refused.route.admitted.generation
             denied = RequestDenied(policy, None, fault.value, _H2C_REASON, True, None, "", number)

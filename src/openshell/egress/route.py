@@ -10,6 +10,7 @@ from openshell.egress.admission import Admitted
 from openshell.egress.credentials import TokenGrant
 from openshell.egress.http1 import Headers, RequestHead
 from openshell.policy.decide import EndpointConfig
+from openshell.policy.messages import Content
 
 __all__ = ["DEFAULT_PORTS", "KeptFields", "Pending", "Route"]
 
@@ -48,6 +49,8 @@ class Route:
     is_downgraded: bool = field(init=False)
     # Whether some request of it may have to be signed.
     signs: bool = field(init=False)
+    # Whether some request of it may have to be read beyond its head.
+    reads_content: bool = field(init=False)
     kept: KeptFields = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +71,7 @@ class Route:
         object.__setattr__(self, "is_downgraded", downgraded)
         signs = any(c.endpoint.credential_signing for c in self.admitted.decision.endpoints)
         object.__setattr__(self, "signs", signs)
+        object.__setattr__(self, "reads_content", any(c.body_bytes for c in configs))
         object.__setattr__(self, "kept", KeptFields())
 
     def renewed(self, admitted: Admitted) -> "Route":
@@ -77,7 +81,7 @@ class Route:
 class Pending:
     """A request on its way to an answer, and what was got for it so far. Never shown."""
 
-    __slots__ = ("body", "digest", "has_place", "head", "is_streaming", "token")
+    __slots__ = ("body", "content", "digest", "has_place", "head", "is_streaming", "token")
 
     def __init__(self, head: RequestHead) -> None:
         self.head = head
@@ -87,6 +91,8 @@ class Pending:
         self.body: bytes | None = None
         # Of the body, once it was needed.
         self.digest = ""
+        # What it says beyond its head, and the protocol it was read as.
+        self.content: tuple[str, Content] | None = None
         # It takes one of the places that large bodies have.
         self.has_place = False
         # The body is being forwarded as it comes, so that it cannot be had as a whole any more.

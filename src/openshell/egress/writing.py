@@ -78,14 +78,14 @@ class Writing:
 
 
 def write_whole(
-    writing: Writing, pending: Pending, target: bytes, places_body: bool
+    writing: Writing, pending: Pending, target: bytes, places_body: bool, scan_body: bool
 ) -> bytes | CredentialRefused:
     """Write a request that carries a token or whose body was held."""
     head, route, used = pending.head, writing.route, False
     plain = prepare_head(route, head, lowered(head.headers), target)
     body = pending.body
     if body is not None:
-        outcome = _place_body(writing, head, body, places_body)
+        outcome = _place_body(writing, head, body, places_body, scan_body)
         if isinstance(outcome, CredentialRefused):
             return outcome
         body, used = outcome
@@ -107,11 +107,11 @@ def write_whole(
 
 
 def _place_body(
-    writing: Writing, head: RequestHead, body: bytes, places_body: bool
+    writing: Writing, head: RequestHead, body: bytes, places_body: bool, scan_body: bool
 ) -> tuple[bytes, bool] | CredentialRefused:
     if not places_body:
-        # The policy changed while the body came: it goes on as any other would.
-        if not find_marker(body):
+        # Held to be judged, or the policy changed while it came: it goes on as any other would.
+        if not (scan_body and find_marker(body)):
             return body, False
         found, _ = first_placeholder(body)
         return refuse_marker(writing.credentials, found, writing.scope, now_ms=writing.now_ms)

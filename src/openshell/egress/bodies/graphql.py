@@ -9,16 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from openshell.egress.bodies.strict_json import JsonRejected, read_json
+from openshell.egress.bodies.strict_json import JsonRejected, misspelled, read_json, spellings
 from openshell.policy.messages import GraphqlCall, GraphqlRequest
 
-__all__ = ["MAX_OPERATIONS", "read_graphql_body", "read_graphql_payload", "read_graphql_query"]
+__all__ = [
+    "MAX_OPERATIONS",
+    "QUERY_NAMES",
+    "read_graphql_body",
+    "read_graphql_payload",
+    "read_graphql_query",
+]
 
 MAX_OPERATIONS: Final = 100
 """Requests of one batch: each document costs a parse."""
 
 _ID_NAMES: Final = ("id", "documentId", "queryId")
-_SINGLE: Final = ("query", "operationName", "extensions", *_ID_NAMES)
+QUERY_NAMES: Final = ("query", "operationName", "extensions", *_ID_NAMES)
+"""Parameters of a GET that say which operation is asked for, and keys of a POST that do."""
+
+_NAMES: Final = spellings(*QUERY_NAMES)
+_PERSISTED: Final = spellings("persistedQuery", "sha256Hash")
 
 
 class _Rejected(Exception):
@@ -50,10 +60,10 @@ def read_graphql_payload(payload: Any) -> GraphqlRequest:
 def read_graphql_query(params: Mapping[str, Sequence[str]]) -> GraphqlRequest:
     """The operation of a GET, from its decoded query parameters."""
     try:
-        for name in _SINGLE:
+        for name in QUERY_NAMES:
             if len(params.get(name, ())) > 1:
                 raise _Rejected(f"the parameter {name} is repeated")
-        given: dict[str, Any] = {name: params[name][0] for name in _SINGLE if params.get(name)}
+        given: dict[str, Any] = {name: params[name][0] for name in QUERY_NAMES if params.get(name)}
         if sum(bool(given.get(name)) for name in _ID_NAMES) > 1:
             raise _Rejected("more than one id parameter")
         if "extensions" in given:
@@ -64,32 +74,49 @@ def read_graphql_query(params: Mapping[str, Sequence[str]]) -> GraphqlRequest:
 
 
 def _extensions(text: str) -> Any:
-    """None when it is no JSON: the contract ignores it then, and so nothing is registered by it."""
     try:
         return read_json(text.encode("utf-8", "surrogatepass"))
-    except JsonRejected:
-        return None
+    except JsonRejected as rejected:
+        # The contract ignores them; a server that reads more than we do would not.
+        raise _Rejected("extensions are no JSON") from rejected
 
 
 def _request(item: Any) -> GraphqlCall:
     if not isinstance(item, dict):
         raise _Rejected("not a JSON object")
+    _check_spelling(item, _NAMES)
     name = _text(item, "operationName")
     query = _text(item, "query")
-    persisted = _hash(item) or next((i for i in (_text(item, n) for n in _ID_NAMES) if i), "")
+    ids = {text for text in (_text(item, name) for name in _ID_NAMES) if text}
+    persisted = {found for found in (_hash(item), *ids) if found}
     if query:
-        from openshell.egress.bodies.graphql_document import (  # noqa: PLC0415  megabytes, rarely
-            DocumentRejected,
-            operation_of,
-        )
-
-        try:
-            return operation_of(query, name)
-        except DocumentRejected as rejected:
-            raise _Rejected(str(rejected)) from rejected
+        if ids:
+            # Servers differ in which of the two they look at.
+            raise _Rejected("both a document and an id")
+        return _read_document(query, name)
     if not persisted:
         raise _Rejected("neither a query nor a persisted operation")
-    return GraphqlCall("", name, (), persisted)
+    if len(persisted) > 1:
+        raise _Rejected("more than one persisted operation")
+    return GraphqlCall("", name, (), persisted.pop())
+
+
+def _read_document(query: str, name: str) -> GraphqlCall:
+    from openshell.egress.bodies.graphql_document import (  # noqa: PLC0415  megabytes, rarely
+        DocumentRejected,
+        operation_of,
+    )
+
+    try:
+        return operation_of(query, name)
+    except DocumentRejected as rejected:
+        raise _Rejected(str(rejected)) from rejected
+
+
+def _check_spelling(found: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    meant = misspelled(found, names)
+    if meant:
+        raise _Rejected(f"'{meant}' must be spelled like this")
 
 
 def _text(item: dict[str, Any], name: str) -> str:
@@ -101,6 +128,11 @@ def _text(item: dict[str, Any], name: str) -> str:
 
 def _hash(item: dict[str, Any]) -> str:
     extensions = item.get("extensions")
-    entry = extensions.get("persistedQuery") if isinstance(extensions, dict) else None
-    found = entry.get("sha256Hash") if isinstance(entry, dict) else None
-    return found if isinstance(found, str) else ""
+    if not isinstance(extensions, dict):
+        return ""
+    _check_spelling(extensions, _PERSISTED)
+    entry = extensions.get("persistedQuery")
+    if not isinstance(entry, dict):
+        return ""
+    _check_spelling(entry, _PERSISTED)
+    return _text(entry, "sha256Hash")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from openshell.egress.bodies.strict_json import JsonRejected, read_json
+from openshell.egress.bodies.strict_json import JsonRejected, misspelled, read_json, spellings
 from openshell.policy.messages import RpcCall, RpcRequest
 
 __all__ = ["MAX_CALLS", "read_rpc"]
@@ -30,6 +30,9 @@ _TEXT_PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = {
     "logging/setLevel": ("level",),
     "initialize": ("protocolVersion",),
 }
+
+_NAMES: Final = spellings("jsonrpc", "id", "method", "params", "result", "error")
+_PARAMETER_NAMES: Final = spellings("name", "uri", "level", "protocolVersion")
 
 
 class _Rejected(Exception):
@@ -59,6 +62,7 @@ def _message(item: Any, *, is_mcp: bool) -> RpcCall | None:
     """One call; None for an answer to a call of the server."""
     if not isinstance(item, dict):
         raise _Rejected("not an object")
+    _check_spelling(item, _NAMES)
     version = item.get("jsonrpc")
     if not isinstance(version, str):
         raise _Rejected("missing or non-string 'jsonrpc' field")
@@ -82,6 +86,8 @@ def _call(item: dict[str, Any], *, is_mcp: bool) -> RpcCall:
     params = item.get("params")
     if is_mcp:
         _check_mcp(method, params)
+    if method in _TEXT_PARAMETERS and isinstance(params, dict):
+        _check_spelling(params, _PARAMETER_NAMES)
     name = params.get("name") if isinstance(params, dict) else None
     tool = name if method == _TOOLS_CALL and isinstance(name, str) else None
     return RpcCall(method, tool, "id" in item)
@@ -93,6 +99,12 @@ def _check_mcp(method: str, params: Any) -> None:
     for name in _TEXT_PARAMETERS.get(method, ()):
         if not isinstance((params or {}).get(name), str):
             raise _Rejected(f"{method} needs params.{name} of text")
+
+
+def _check_spelling(found: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    meant = misspelled(found, names)
+    if meant:
+        raise _Rejected(f"'{meant}' must be spelled like this")
 
 
 def _check_answer(item: dict[str, Any]) -> None:

@@ -7,9 +7,10 @@ of which one reader takes the first and one the last would carry a call past its
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-__all__ = ["MAX_DEPTH", "JsonRejected", "read_json"]
+__all__ = ["MAX_DEPTH", "JsonRejected", "misspelled", "read_json", "spellings"]
 
 MAX_DEPTH: Final = 128
 """Arrays and objects inside each other; the contract's number for GraphQL."""
@@ -34,6 +35,23 @@ def read_json(data: bytes) -> Any:
     except ValueError as error:
         # Also what exceeds the digits that an integer may have.
         raise JsonRejected("invalid JSON") from error
+
+
+def spellings(*names: str) -> Mapping[str, str]:
+    """Names for `misspelled`, by what readers that fold case make of them."""
+    return {name.casefold(): name for name in names}
+
+
+def misspelled(keys: Iterable[str], names: Mapping[str, str]) -> str:
+    """The one of `names` that a key is only for readers who fold case; nothing where there is none.
+
+    Go's JSON takes `Method` and `method`, whichever comes last, and folds even letters outside ASCII.
+    """
+    for key in keys:
+        meant = names.get(key.casefold())
+        if meant is not None and meant != key:
+            return meant
+    return ""
 
 
 def _check_depth(text: str) -> None:

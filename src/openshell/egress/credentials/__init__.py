@@ -9,6 +9,7 @@ from __future__ import annotations
 from openshell.egress.credentials.binding import BadPattern, BoundEndpoint, EndpointScope
 from openshell.egress.credentials.body import (
     BODY_LIMIT,
+    MARKER_PLACE,
     RewrittenBody,
     refuse_marker,
     rewrite_body,
@@ -45,6 +46,7 @@ from openshell.egress.credentials.state import (
 
 __all__ = [
     "BODY_LIMIT",
+    "MARKER_PLACE",
     "NEEDS_TLS",
     "BadPattern",
     "Binding",

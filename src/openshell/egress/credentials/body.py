@@ -18,14 +18,15 @@ from openshell.egress.credentials.placing import place_in_json, place_in_pairs, 
 from openshell.egress.credentials.rewrite import CredentialRefused
 from openshell.egress.credentials.state import CredentialSet, Unresolved
 
-__all__ = ["BODY_LIMIT", "RewrittenBody", "refuse_marker", "rewrite_body"]
+__all__ = ["BODY_LIMIT", "MARKER_PLACE", "RewrittenBody", "refuse_marker", "rewrite_body"]
 
 # What is held of a body to be rewritten, chunk framing included; calls of APIs that want a token in
 # the body take a few hundred bytes. The client sees 413.
 BODY_LIMIT: Final = 256 * 1024
 
 _FORM: Final = "application/x-www-form-urlencoded"
-_PLACE: Final = "request-body"
+# The place of a marker in a body where nothing is replaced.
+MARKER_PLACE: Final = "request-body"
 _PLACE_OPTED_IN: Final = "placed-body"
 
 
@@ -83,7 +84,7 @@ def refuse_marker(
         credentials.resolve(found, scope, now_ms=now_ms) is Unresolved.MISMATCH
     ):
         why = Unresolved.MISMATCH
-    return CredentialRefused(why.value, _PLACE)
+    return CredentialRefused(why.value, MARKER_PLACE)
 
 
 def _place(data: bytes, kind: str, lookup: Lookup) -> bytes | Unresolved:

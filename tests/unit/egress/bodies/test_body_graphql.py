@@ -86,13 +86,40 @@ def test_the_named_operation_counts() -> None:
 
 def test_persisted_operations() -> None:
     hashed = {"extensions": {"persistedQuery": {"sha256Hash": "ab", "version": 1}}}
-    assert read_graphql_payload({**hashed, "id": "x"}).operations[0].persisted == "ab"
-    assert read_graphql_payload({"documentId": "d", "queryId": "q"}).operations == (
-        GraphqlCall("", "", (), "d"),
-    )
+    assert read_graphql_payload({**hashed, "id": "ab"}).operations[0].persisted == "ab"
+    assert read_graphql_payload({"documentId": "d"}).operations == (GraphqlCall("", "", (), "d"),)
     assert read_graphql_payload({"query": "{a}", **hashed}).operations[0].operation_type == "query"
     assert "neither" in read_graphql_payload({"operationName": "A"}).error
     assert "not text" in read_graphql_payload({"query": ["{a}"]}).error
+
+
+OTHER_READERS = {
+    "hash and another id": (
+        {"id": "x", "extensions": {"persistedQuery": {"sha256Hash": "ab"}}},
+        "one",
+    ),
+    "two ids": ({"documentId": "d", "queryId": "q"}, "one"),
+    "document and id": ({"query": "{a}", "documentId": "d"}, "an id"),
+    "another case": ({"query": "{a}", "Query": "mutation {b}"}, "'query' must be spelled"),
+    "a long s": ({"id": "a", "extenſions": {}}, "'extensions' must be spelled"),
+    "another case in extensions": (
+        {"id": "a", "extensions": {"PersistedQuery": {"sha256Hash": "b"}}},
+        "'persistedQuery' must be spelled",
+    ),
+    "another case of the hash": (
+        {"extensions": {"persistedQuery": {"sha256Hash": "a", "sha256hash": "b"}}},
+        "'sha256Hash' must be spelled",
+    ),
+    "a hash that is no text": (
+        {"id": "a", "extensions": {"persistedQuery": {"sha256Hash": 1}}},
+        "text",
+    ),
+}
+
+
+@pytest.mark.parametrize(("payload", "error"), OTHER_READERS.values(), ids=OTHER_READERS.keys())
+def test_what_another_reader_would_take_for_another_operation(payload: object, error: str) -> None:
+    assert error in read_graphql_payload(payload).error
 
 
 def test_batches() -> None:
@@ -116,7 +143,8 @@ def test_queries_of_a_get() -> None:
     assert "id parameter" in read_graphql_query({"id": ["1"], "queryId": ["2"]}).error
     hashed = '{"persistedQuery":{"sha256Hash":"ab"}}'
     assert read_graphql_query({"extensions": [hashed]}).operations[0].persisted == "ab"
-    assert "neither" in read_graphql_query({"extensions": ["{"]}).error
+    assert "no JSON" in read_graphql_query({"extensions": ["{"]}).error
+    assert "no JSON" in read_graphql_query({"id": ["1"], "extensions": ['{"a":1,"a":2}']}).error
     assert "neither" in read_graphql_query({"query": [""]}).error
 
 

@@ -85,6 +85,22 @@ def test_mcp_checks_what_it_knows(message: object, error: str) -> None:
     assert not read(message).error
 
 
+@pytest.mark.parametrize(
+    ("message", "name"),
+    [
+        pytest.param({**CALL, "Method": "tools/call"}, "method", id="method"),
+        pytest.param({**TOOL, "paramſ": {"name": "drop"}}, "params", id="a long s"),
+        pytest.param({**TOOL, "params": {"name": "read", "NAME": "drop"}}, "name", id="tool"),
+        pytest.param({**CALL, "ID": 2}, "id", id="id"),
+    ],
+)
+def test_what_readers_that_fold_case_would_take_for_another_call(
+    message: dict[str, object], name: str
+) -> None:
+    assert f"'{name}' must be spelled" in read(message).error
+    assert f"'{name}' must be spelled" in read([CALL, message], is_mcp=True).error
+
+
 def test_unknown_methods_stay_addressable() -> None:
     assert read({**CALL, "params": {"any": [1]}}, is_mcp=True).calls == (RpcCall("a/b"),)
     # Only calls of tools have a tool.
