@@ -67,6 +67,9 @@ def _chosen(operations: Sequence[OperationDefinitionNode], name: str) -> Operati
 
 
 def _definitions(query: str) -> Sequence[Any]:
+    # Comments are no tokens to the lexer, and cost as much.
+    if query.count("#") > MAX_TOKENS:
+        raise DocumentRejected(f"the document has more than {MAX_TOKENS} comments")
     source = Source(query)
     depth = count = 0
     try:

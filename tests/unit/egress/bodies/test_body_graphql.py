@@ -65,6 +65,7 @@ def test_what_a_document_asks_for(query: str, expected: GraphqlCall) -> None:
         pytest.param("query A {a} mutation A {b}", "A", "more than one", id="same name twice"),
         pytest.param("{ a " * (MAX_TOKENS // 2 + 1), "", "deeper than", id="depth first"),
         pytest.param("{" + "a " * MAX_TOKENS + "}", "", "tokens", id="tokens"),
+        pytest.param("#\n" * (MAX_TOKENS + 1) + "{a}", "", "comments", id="comments"),
         pytest.param(nested(MAX_DEPTH + 1), "", "deeper than", id="nesting"),
         pytest.param("{a(x: " + "[" * 200 + "]" * 200 + ")}", "", "deeper than", id="lists"),
     ],
