@@ -167,6 +167,9 @@ def _decision(event: _Event) -> RecordedDecision | str:
     outcome = _outcome(event)
     if event.class_uid not in (_NETWORK, _HTTP) or outcome is None:
         return ""
+    if event.class_uid == _NETWORK and event.firewall_rule.type == _WEBSOCKET:
+        # A word on what becomes of a connection whose handshake has an event of its own.
+        return ""
     reason = _not_by_policy(event, outcome)
     if reason:
         return reason

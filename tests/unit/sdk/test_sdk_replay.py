@@ -107,6 +107,12 @@ def test_a_cut_path_and_a_program_without_a_name():
         ),
         (written(lambda log: log.connection_failed(ACTOR, DST, "no route")), ""),
         (written(lambda log: log.finding("uid", "title", "text")), ""),
+        (
+            written(
+                lambda log: log.connection_allowed(ACTOR, DST, "api", "", engine="l7-websocket")
+            ),
+            "",
+        ),
         (written(lambda log: log.listener("up", ocsf.Severity.LOW)), ""),
         (b"{}", ""),
         (b"[]", "unreadable event"),
