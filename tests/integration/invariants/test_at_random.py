@@ -56,6 +56,7 @@ class Walk:
         self.seen = collections.Counter()
         self.done = collections.Counter()
         self.statuses = collections.Counter()
+        self.judged = self.attached = self.composed = 0
         self.met = 0
         """Pairs of requests that were under way at both gateways at once."""
 
@@ -85,7 +86,12 @@ class Walk:
         )
 
     def judge(self):
-        assert not violations(self._objects.read())
+        rows = self._objects.read()
+        assert not violations(rows)
+        picture = Picture.of(rows)
+        self.judged += 1
+        self.attached += sum(len(sandbox.spec.providers) for sandbox in picture.sandboxes)
+        self.composed += picture.composes
 
     def _count(self, request):
         assert request.status in request.statuses, f"not in the contract: {request}"
@@ -182,7 +188,6 @@ async def test_two_gateways_at_random(tmp_path, url, issuer):
         finally:
             for channel in channels:
                 await channel.close()
-        print(walk.statuses, walk.seen, walk.done)
         logs = "\n".join(gateway.log for gateway in gateways.all)
     assert "Traceback" not in logs
     missing = [name for name in CONFLICTS if not walk.seen[name]]
@@ -192,5 +197,8 @@ async def test_two_gateways_at_random(tmp_path, url, issuer):
         idle = [verb for verb in sorted(verbs) if not walk.done[verb, gateway]]
         assert not idle, f"seed {SEED}: gateway {gateway} never did these"
     assert walk.met > OPERATIONS
+    # The states were worth judging: providers attached, and rules composed.
+    assert walk.attached > 2 * walk.judged
+    assert walk.composed > walk.judged // 10
     # Lost races are told, but most calls are not lost.
     assert walk.statuses[STALE] < OPERATIONS // 10

@@ -16,6 +16,7 @@ from integration.invariants.world import (
     READ_FIRST,
     SINCE_V2,
     SUCCESS,
+    TOO_LATE,
     WRITERS,
     facts,
 )
@@ -105,3 +106,12 @@ async def test_the_pairs_are_worth_trying(v2, pair, sqlite, worlds):
         answers, _world = await oracle.of(*names)
         assert answers[0] in SUCCESS, names
         assert answers[1] not in SUCCESS, names
+
+
+@pytest.mark.parametrize("pair", TOO_LATE, ids=[" - ".join(pair) for pair in TOO_LATE])
+async def test_what_comes_too_late(pair, sqlite, worlds):
+    oracle = Oracle(sqlite, worlds[True])
+    assert (await oracle.of(pair[1]))[0][0] in SUCCESS
+    answers, _world = await oracle.of(*pair)
+    assert answers[0] in SUCCESS
+    assert answers[1] not in SUCCESS

@@ -1,6 +1,6 @@
 """Random requests to two gateways about a few profiles, providers and sandboxes.
 
-The universe is small, so that nearly everything touches everything: three types in two scopes, five
+The universe is small, so that nearly everything touches everything: three types in two scopes, seven
 variables, three hosts. A request knows which answers the contract has for it; any other is a failure.
 """
 
@@ -27,7 +27,7 @@ SCOPES = ("", WORKSPACE)
 TYPES = ("t1", "t2", "t3")
 PROVIDERS = ("p1", "p2", "p3", "p4", "p5")
 SANDBOXES = ("b1", "b2", "b3", "b4")
-KEYS = ("K1", "K2", "K3", "K4", "GCP_PROJECT_ID")
+KEYS = ("K1", "K2", "K3", "K4", "K5", "K6", "GCP_PROJECT_ID")
 HOSTS = ("a.acme.test", "b.acme.test", "*.acme.test")
 PATHS = ("", "", "/v1/**")
 CLIENT_SECRET = "cl1ent-s3cret-of-the-walk"
@@ -100,29 +100,33 @@ class Universe:
         self._apis = [openshell_pb2_grpc.OpenShellStub(channel) for channel in channels]
         self._exts = [ext_grpc.ProviderProfilesStub(channel) for channel in channels]
         self._token_url = token_url
+        self._providers, self._sandboxes = list(PROVIDERS), list(SANDBOXES)
         self._weights = {
-            self.import_profiles: 7,
+            self.import_profiles: 8,
             self.update_profile: 9,
-            self.delete_profile: 5,
+            self.delete_profile: 6,
             self.apply: 5,
             self.roll_back: 2,
-            self.create_provider: 8,
+            self.create_provider: 12,
             self.update_provider: 9,
-            self.delete_provider: 3,
+            self.delete_provider: 6,
             self.create_sandbox: 5,
             self.delete_sandbox: 2,
             self.attach: 20,
-            self.detach: 6,
+            self.detach: 9,
             self.configure: 8,
             self.forget: 3,
             self.rotate: 5,
             self.set_policy: 10,
-            self.set_v2: 4,
+            self.set_v2: 6,
             self.set_global: 1,
-            self.delete_global: 2,
+            self.delete_global: 4,
         }
 
     def requests(self, count):
+        """They are about a few of the names, others each time, so that they meet."""
+        self._providers = self._random.sample(PROVIDERS, 2) * 4 + list(PROVIDERS)
+        self._sandboxes = self._random.sample(SANDBOXES, 2) * 4 + list(SANDBOXES)
         makers = self._random.choices(
             tuple(self._weights), weights=tuple(self._weights.values()), k=count
         )
@@ -144,7 +148,7 @@ class Universe:
 
     def _profile(self, profile_id=None):
         credentials = [credential(key) for key in KEYS[:4] if self._maybe(0.3)]
-        if self._maybe(0.5):
+        if self._maybe(0.7):
             overrides = ()
             if self._maybe(0.3):
                 overrides = (AudienceOverride(audience="x", path=self._choice(PATHS)),)
@@ -252,7 +256,7 @@ class Universe:
 
     def create_provider(self, gateway):
         name, kind = (
-            self._choice(PROVIDERS),
+            self._choice(self._providers),
             self._choice((*TYPES, *TYPES, "generic", "google-cloud")),
         )
         keys = self._random.sample(KEYS, self._choice((0, 1, 1, 1, 2)))
@@ -270,7 +274,7 @@ class Universe:
 
     def update_provider(self, gateway):
         name, key, value = (
-            self._choice(PROVIDERS),
+            self._choice(self._providers),
             self._choice(KEYS),
             self._choice((VALUE, VALUE, "")),
         )
@@ -283,12 +287,12 @@ class Universe:
         return self._request(gateway, about, "UpdateProvider", message, ABSENT, UNFIT, STALE)
 
     def delete_provider(self, gateway):
-        name = self._choice(PROVIDERS)
+        name = self._choice(self._providers)
         message = openshell_pb2.DeleteProviderRequest(name=name)
         return self._request(gateway, (name,), "DeleteProvider", message, UNFIT)
 
     def configure(self, gateway):
-        name, key = self._choice(PROVIDERS), self._choice(("TOKEN", "TOKEN", *KEYS))
+        name, key = self._choice(self._providers), self._choice(("TOKEN", "TOKEN", *KEYS))
         message = openshell_pb2.ConfigureProviderRefreshRequest(
             provider=name,
             credential_key=key,
@@ -301,12 +305,12 @@ class Universe:
         return self._request(gateway, (name, key), "ConfigureProviderRefresh", message, *allowed)
 
     def forget(self, gateway):
-        name, key = self._choice(PROVIDERS), self._choice(("TOKEN", *KEYS))
+        name, key = self._choice(self._providers), self._choice(("TOKEN", *KEYS))
         message = openshell_pb2.DeleteProviderRefreshRequest(provider=name, credential_key=key)
         return self._request(gateway, (name, key), "DeleteProviderRefresh", message, ABSENT)
 
     def rotate(self, gateway):
-        name = self._choice(PROVIDERS)
+        name = self._choice(self._providers)
         message = openshell_pb2.RotateProviderCredentialRequest(
             provider=name, credential_key="TOKEN"
         )
@@ -317,7 +321,7 @@ class Universe:
     # -- sandboxes
 
     def create_sandbox(self, gateway):
-        name = self._choice(SANDBOXES)
+        name = self._choice(self._sandboxes)
         providers = self._random.sample(PROVIDERS, self._choice((0, 1, 1, 2)))
         spec = openshell_pb2.SandboxSpec(
             command=["sleep", "9"], providers=providers, policy=as_policy(OPEN)
@@ -326,13 +330,13 @@ class Universe:
         return self._request(gateway, (name, *providers), "CreateSandbox", message, TAKEN, UNFIT)
 
     def delete_sandbox(self, gateway):
-        name = self._choice(SANDBOXES)
+        name = self._choice(self._sandboxes)
         message = openshell_pb2.DeleteSandboxRequest(name=name)
         # UNFIT: it is the other gateway's.
         return self._request(gateway, (name,), "DeleteSandbox", message, ABSENT, UNFIT)
 
     def attach(self, gateway):
-        name, provider = self._choice(SANDBOXES), self._choice(PROVIDERS)
+        name, provider = self._choice(self._sandboxes), self._choice(self._providers)
         message = openshell_pb2.AttachSandboxProviderRequest(
             sandbox_name=name, provider_name=provider
         )
@@ -341,7 +345,7 @@ class Universe:
         )
 
     def detach(self, gateway):
-        name, provider = self._choice(SANDBOXES), self._choice(PROVIDERS)
+        name, provider = self._choice(self._sandboxes), self._choice(self._providers)
         message = openshell_pb2.DetachSandboxProviderRequest(
             sandbox_name=name, provider_name=provider
         )
@@ -350,7 +354,7 @@ class Universe:
         )
 
     def set_policy(self, gateway):
-        name, host = self._choice(SANDBOXES), self._choice(HOSTS[:2])
+        name, host = self._choice(self._sandboxes), self._choice(HOSTS[:2])
         text, about = self._choice(
             (
                 (OPEN, "open"),
@@ -363,7 +367,7 @@ class Universe:
         return self._request(gateway, (name, about), "UpdateConfig", message, ABSENT, UNFIT)
 
     def set_v2(self, gateway):
-        value = self._choice((True, True, True, False))
+        value = self._maybe(0.85)
         message = openshell_pb2.UpdateConfigRequest(
             setting_key="providers_v2_enabled",
             setting_value={"bool_value": value},

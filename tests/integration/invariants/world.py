@@ -278,6 +278,17 @@ ONE_WINS_V2 = (
     ("turn v2 on", "update calm badly"),
 )
 
+TOO_LATE = (
+    ("attach idler", "delete idle"),
+    ("create a sandbox with idler", "delete idle"),
+    ("delete idle", "update idle"),
+    ("delete idle", "apply fresh and idle"),
+    ("delete gone", "create gone"),
+    ("delete extra", "change extra"),
+    ("delete extra", "configure extra"),
+)
+"""Not in this order; in the other one both may."""
+
 SUCCESS = frozenset({"done", "written", "changed"})
 
 
