@@ -69,7 +69,7 @@ def replay(name: str | None, path: str, since: str | None, output: str) -> None:
         return
     if not log.is_complete:
         since = f" than those of {timestamp(log.oldest_ms)}" if log.oldest_ms else ""
-        note(f"Older decisions are missing: the log keeps no older lines{since}")
+        note(f"Older decisions may be missing: the log is full and keeps no older lines{since}")
     _print_report(report, reader.skipped)
 
 
