@@ -34,6 +34,21 @@ filesystem_policy:
   read_write: [/tmp, /dev/null]
 """
 
+PROFILE = """\
+id: catalog
+display_name: Catalog
+credentials:
+  - {{name: token, env_vars: [CATALOG_TOKEN], auth_style: bearer, header_name: authorization}}
+endpoints:
+  - host: {host}
+    port: {port}
+    protocol: rest
+    enforcement: enforce
+    rules:
+      - allow: {{method: GET, path: /v1/**}}
+binaries: [{python}]
+"""
+
 # What the "agent" runs: one request through whatever proxy the environment names.
 REQUEST = """\
 import json, os, sys, urllib.error, urllib.request
@@ -59,6 +74,24 @@ try:
     print("received", len(connection.recv(100)), "bytes")
 except OSError as error:
     print("no byte:", error.strerror)
+"""
+
+# A program that keeps asking: how often it was refused, and when it got through.
+PERSIST = """\
+import os, sys, time, urllib.error, urllib.request
+url, header = sys.argv[1:3]
+request = urllib.request.Request(url, headers={"Authorization": "Bearer " + os.environ[header]})
+refused, deadline = 0, time.monotonic() + 30
+while time.monotonic() < deadline:
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            print(refused, time.monotonic(), answer.status, answer.read().decode())
+            break
+    except urllib.error.HTTPError as error:
+        refused += 1
+        if refused == 1:
+            print(error.code, error.read().decode(), flush=True)
+        time.sleep(0.005)
 """
 
 
@@ -322,8 +355,69 @@ class Demo:
             bool(lines) and self.secret not in wanted,
         )
 
+    def edited_profile(self) -> None:
+        self.story.chapter(
+            "6. A profile says what a type of service is; edited, running sandboxes follow"
+        )
+        original = self.directory / "catalog.yaml"
+        original.write_text(PROFILE.format(host=ALIAS, port=self.http.port, python=PYTHON))
+        steps = (
+            "settings set --global --key providers_v2_enabled --value true --yes",
+            f"provider profile import -f {original}",
+            "provider create --name catalog --type catalog --credential CATALOG_TOKEN",
+            f"sandbox provider attach {SANDBOX} catalog",
+        )
+        ran = [self.run(*step.split(), CATALOG_TOKEN=self.secret) for step in steps]
+        self.story.step(
+            "profiles switched on; openshell provider profile import -f catalog.yaml; "
+            "create a provider of it; attach it",
+            "the sandbox gets what the profile says: an endpoint and a placeholder",
+            "\n".join((done.stdout + done.stderr).strip() for done in ran[1:]),
+            not any(done.returncode for done in ran),
+        )
+        url = f"http://{ALIAS}:{self.http.port}/v2/items"
+        argv = (PYTHON, "-c", PERSIST, url, "CATALOG_TOKEN")
+        with subprocess.Popen(
+            [OPENSHELL, "sandbox", "exec", "--name", SANDBOX, "--", *argv],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as asking:
+            assert asking.stdout is not None
+            said = asking.stdout.readline()
+            self.story.step(
+                f"GET {url}, again and again",
+                "403: the profile allows /v1 only",
+                reason(said),
+                said.startswith("403") and not self.http.seen,
+            )
+            self.edit(original, asking)
+
+    def edit(self, original: Path, asking: subprocess.Popen[str]) -> None:
+        exported = self.run("provider", "profile", "export", "catalog")
+        original.write_text(exported.stdout.replace("/v1/**", "/v2/**"))
+        started = time.monotonic()
+        done = self.run("provider", "profile", "update", "catalog", "-f", str(original))
+        ended = time.monotonic()
+        refused, when, answer = "?", ended, asking.communicate(timeout=40)[0].strip()
+        if answer[:1].isdigit():
+            refused, text, answer = answer.split(" ", 2)
+            when = float(text)
+        self.story.step(
+            "openshell provider profile export catalog; v1 -> v2; openshell provider profile update",
+            "200 for the program that is asking, as soon as the command is through",
+            f"{done.stdout.strip()} ({ended - started:.2f} s)\n"
+            f"refused {refused} times, then {abs(when - ended) * 1000:.0f} ms "
+            f"{'after' if when > ended else 'before'} the command ended: {answer}"
+            + (f"\n{done.stderr.strip()}" if done.returncode else ""),
+            answer.startswith("200")
+            and [item.authorization for item in self.http.seen] == [f"Bearer {self.secret}"],
+        )
+
     def delete(self) -> None:
-        self.story.chapter("6. Delete it: nothing is left")
+        self.story.chapter("7. Delete it: nothing is left")
         record = json.loads(self.run("sandbox", "get", SANDBOX, "-o", "json").stdout or "{}")
         sandbox_id = record.get("id", "?")
         before = traces(sandbox_id, self.directory)
@@ -421,6 +515,15 @@ def pretty(said: str) -> str:
         return said
 
 
+def reason(said: str) -> str:
+    """Of a refusal only what it says for people."""
+    status, _, body = said.partition(" ")
+    try:
+        return f"{status} {json.loads(body)['detail']}"
+    except (ValueError, KeyError, TypeError):
+        return said
+
+
 def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="osdemo-"))
     demo = Demo(directory)
@@ -431,6 +534,7 @@ def main() -> int:
             demo.credentials,
             demo.policy_steps,
             demo.logs,
+            demo.edited_profile,
             demo.delete,
         ):
             chapter()

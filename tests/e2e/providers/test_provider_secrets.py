@@ -245,7 +245,7 @@ def test_no_file_holds_one(used: Used) -> None:
     assert any(MARKER.encode() in data for data in found.values())
     database = b"".join(data for path, data in found.items() if "openshell.db" in path.name)
     assert b"MACHINE_KEY" in database, "what is no secret is there in clear"
-    assert {str(path): names for path, data in found.items() if (held := used.found_in(data))} == {}
+    assert {path: held for path, data in found.items() if (held := used.found_in(data))} == {}
 
 
 def test_the_key_that_seals_them_is_in_its_file_only(used: Used) -> None:

@@ -13,11 +13,13 @@ from support.traces import processes_naming
 
 ROOT = Path(__file__).parents[3]
 DEMO = str(ROOT / "examples/demo/demo.py")
+STEPS = 19
 
 
 def check(ran: subprocess.CompletedProcess[str]) -> None:
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
-    assert ran.stdout.count("✓") >= 10
+    assert ran.stdout.count("✓") == STEPS
+    assert "Updated provider profile." in ran.stdout
     assert "NOT AS EXPECTED" not in ran.stdout
     assert "Traceback" not in ran.stderr
 
