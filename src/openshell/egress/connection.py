@@ -9,7 +9,8 @@ import asyncio
 import datetime as dt
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from openshell.egress.admission import Admission, Admitted, DestinationRefused, NotAdmitted
 from openshell.egress.ca import SandboxCA
@@ -23,6 +24,7 @@ from openshell.egress.limits import Limits
 from openshell.egress.relay import Relay
 from openshell.egress.stream import Stream
 from openshell.egress.upstream import Upstreams
+from openshell.egress.websocket.messages import AssemblyBudget
 from openshell.ocsf import HostPort, ProcessRef
 from openshell.policy.decide import RequestDenied
 
@@ -43,12 +45,20 @@ class Services:
     clock: Callable[[], float]
     now_ms: Callable[[], int]
     large_bodies: asyncio.Semaphore
+    assemblies: AssemblyBudget = field(default_factory=AssemblyBudget)
 
     def server_context(self, host: str) -> ssl.SSLContext | None:
         if self.ca is None:
             return None
         now = dt.datetime.fromtimestamp(self.now_ms() / 1000, dt.UTC)
         return self.ca.server_context(host, now)
+
+
+class OpenWebSocket(Protocol):
+    """What a reload sees of a WebSocket."""
+
+    def policy_changed(self) -> None:
+        """End it: the policy that is now in force does not allow it."""
 
 
 class ClientConnection:
@@ -70,6 +80,7 @@ class ClientConnection:
         "raw_as_skip",
         "relay",
         "stream",
+        "websocket",
     )
 
     def __init__(
@@ -92,6 +103,7 @@ class ClientConnection:
         self.admitted: Admitted | None = None
         self.judged: Judged | None = None
         self.relay: Relay | None = None
+        self.websocket: OpenWebSocket | None = None
         self.raw_as_skip = False
         self.field_memory = FieldMemory()
 
@@ -150,13 +162,12 @@ class ClientConnection:
             admitted.decision.matched_policy,
             f"the policy changed: {_reason(verdict)}",
         )
-        self.abort("the policy changed")
-
-    def abort(self, reason: str) -> None:
         if self.relay is not None:
-            self.relay.close(reason)
+            self.relay.close("the policy changed")
+        elif self.websocket is not None:
+            self.websocket.policy_changed()
         else:
-            self.stream.abort(reason)
+            self.stream.abort("the policy changed")
 
     def _may_stay_raw(self, admitted: Admitted) -> bool:
         """Say whether a raw copy is still what the policy wants; other connections always may."""

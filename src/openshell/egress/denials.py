@@ -186,6 +186,9 @@ class Denials:
             },
         )
 
+    def invalid_upgrade(self, code: str, why: str) -> Denial:
+        return _json(400, {"error": code, "detail": why})
+
     def not_supported(self, what: str) -> Denial:
         """A part of the contract that is not built: named, never ignored."""
         return _json(501, {"error": "not_supported_yet", "detail": f"{what} is not supported yet"})

@@ -45,6 +45,7 @@ _L7_LABELS: Final = {
     "graphql": ("l7-graphql", "GRAPHQL_L7_REQUEST"),
     "json-rpc": ("l7-jsonrpc", "JSONRPC_L7_REQUEST"),
     "mcp": ("l7-mcp", "JSONRPC_L7_REQUEST"),
+    "websocket": ("l7-websocket", "WEBSOCKET_L7_REQUEST"),
 }
 
 _NOBODY: Final = ProcessRef("-")

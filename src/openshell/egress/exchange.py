@@ -11,6 +11,7 @@ Called by the request loops of `pipeline` for tunnels, plain proxy requests and 
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from openshell.egress.body_faults import RefusedBody
@@ -43,12 +44,14 @@ from openshell.egress.transfer import (
     BadAnswer,
     MarkerInBody,
     NoAnswer,
+    OnSwitch,
     RequestBody,
     Response,
 )
 from openshell.egress.upstream import UpstreamFailed, UpstreamKey
+from openshell.egress.websocket_exchange import switch_protocols
 from openshell.ocsf import HostPort
-from openshell.policy.decide import RequestAudited
+from openshell.policy.decide import RequestAudited, word_of
 
 __all__ = ["Exchanges"]
 
@@ -219,7 +222,7 @@ class Exchanges:
         pump: asyncio.Task[None] | None = None
         if not body.done:
             pump = asyncio.create_task(self._pump(body, upstream), name="request body")
-        answer = Response(connection, head, self._services)
+        answer = Response(connection, head, self._services, self._on_switch(judged, upstream))
         keep = False
         try:
             keep = await answer.relay(client, upstream)
@@ -247,6 +250,11 @@ class Exchanges:
             await client.finish()
             return False
         return True
+
+    def _on_switch(self, judged: Judged, upstream: Stream) -> OnSwitch | None:
+        if judged.switch is None:
+            return None
+        return partial(switch_protocols, self._services, self._connection, judged, upstream)
 
     async def _pump(self, body: RequestBody, upstream: Stream) -> None:
         """Send the rest of the request body; a failure ends the upstream connection."""
@@ -369,11 +377,8 @@ class Exchanges:
     def _record(self, judged: Judged) -> None:
         """Write the one event of a request that goes out."""
         where, decision = judged.where, judged.decision
-        detail = ""
-        if isinstance(decision, RequestAudited):
-            word, detail = "audit", decision.reason
-        else:
-            word = "allow"
+        word = word_of(decision, upgrade=judged.switch is not None)
+        detail = decision.reason if isinstance(decision, RequestAudited) else ""
         if judged.route.configs:
             engine, name = l7_labels(decision.config)
             message = f"{name} {word} {where.method} {where.place}{where.path}"

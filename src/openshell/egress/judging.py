@@ -40,6 +40,8 @@ from openshell.egress.http1 import (
 from openshell.egress.route import DEFAULT_PORTS, Pending, Route
 from openshell.egress.signed_request import Lacking, write_signed
 from openshell.egress.signing_plan import SIGNED_BODY_LIMIT, SigningFault, signing_endpoint
+from openshell.egress.switch import Switch, must_read, plan_switch
+from openshell.egress.websocket.handshake import Attempt, Upgrade, read_upgrade
 from openshell.egress.writing import Writing, write_request, write_whole
 from openshell.policy.decide import (
     L7Request,
@@ -47,6 +49,7 @@ from openshell.policy.decide import (
     RequestAudited,
     RequestDenied,
 )
+from openshell.policy.messages import WebSocketUpgrade
 from openshell.policy.target import TargetRejected, canonicalize
 
 __all__ = [
@@ -60,11 +63,13 @@ __all__ = [
     "TokenRefused",
     "judge",
     "may_stay",
+    "must_scan",
 ]
 
 # A request that names no host gets no value: a marker in it is refused.
 _NO_CREDENTIALS = CredentialSet()
 _EMPTY: Final = Length(0)
+_UPGRADE: Final = WebSocketUpgrade()
 # A path longer than this is shown cut; it is judged whole before.
 _SHOWN_PATH = 256
 
@@ -76,7 +81,7 @@ class Fault(Enum):
     TARGET = "invalid_request_target"
     PLACEHOLDER = "invalid_credential_placeholder"
     H2C = "h2c_upgrade"
-    WEBSOCKET = "websocket"
+    WEBSOCKET = "invalid_websocket_upgrade"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,8 @@ class Judged(msgspec.Struct, frozen=True):
     scan_body: bool
     # The client's Expect stays here, so that it is answered here.
     is_signed: bool = False
+    # What becomes of the connection if the server answers with 101.
+    switch: Switch | None = None
 
     def __repr__(self) -> str:
         return f"<Judged {self.where}, generation {self.generation}>"
@@ -166,7 +173,9 @@ def judge(
             return Refused(route, renewed, _where(route, head, "/"))
         route = route.renewed(renewed)
     admitted = route.admitted
-    target = _target(route, head)
+    # Kept fields have passed here before, on this very route.
+    attempt = Attempt.NONE if head.headers is route.kept.headers else read_upgrade(head)
+    target = _target(route, head, attempt)
     if isinstance(target, Refused):
         return target
     written, where, request = target
@@ -180,6 +189,9 @@ def judge(
     )
     if isinstance(verdict, RequestDenied):
         return Refused(route, verdict, where)
+    switch = plan_switch(attempt, verdict.config, admitted.decision.endpoints)
+    if switch is False:
+        return Refused(route, Fault.WEBSOCKET, where)
     scope = EndpointScope(admitted.decision.host, admitted.decision.port, request.path)
     credentials = generation.credentials
     if head.version != b"HTTP/1.1" and not route.absolute and head.host is None:
@@ -191,13 +203,14 @@ def judge(
     places_body = config is not None and config.endpoint.request_body_credential_rewrite
     if places_body and _body_is_wanted(pending, generation, admitted):
         return NeedsBody(route, where, BodyUse.PLACING, BODY_LIMIT)
-    scan_body = not isinstance(head.framing, NoBody) and _must_scan(admitted, generation)
+    scan_body = not isinstance(head.framing, NoBody) and must_scan(admitted, generation)
     signing = signing_endpoint(admitted.decision, config, request.path) if route.signs else None
     wire: bytes | Lacking | CredentialRefused | SigningFault
-    if signing is None and granted is None and pending.body is None:
+    if signing is None and granted is None and pending.body is None and attempt is Attempt.NONE:
         wire = write_request(route, head, written, credentials, scope, now_ms)
     else:
-        writing = Writing(route, credentials, scope, now_ms, granted)
+        opened = switch if isinstance(switch, Switch) else None
+        writing = Writing(route, credentials, scope, now_ms, granted, opened)
         if signing is None:
             wire = write_whole(writing, pending, written, places_body, scan_body)
         else:
@@ -216,10 +229,13 @@ def judge(
         generation.number,
         scan_body,
         signing is not None,
+        switch if isinstance(switch, Switch) else None,
     )
 
 
-def _target(route: Route, head: RequestHead) -> tuple[bytes, Where, L7Request] | Refused:
+def _target(
+    route: Route, head: RequestHead, attempt: Upgrade | Attempt
+) -> tuple[bytes, Where, L7Request] | Refused:
     """Read whom and what the request is for: the target to send, and what policy and people see."""
     fault = None if _names(route, head) else Fault.AUTHORITY
     fault = fault or _refused_upgrade(route, head)
@@ -239,7 +255,12 @@ def _target(route: Route, head: RequestHead) -> tuple[bytes, Where, L7Request] |
     return (
         target.origin_form.encode("ascii"),
         where,
-        L7Request(head.method.decode("ascii"), path, target.params),
+        L7Request(
+            head.method.decode("ascii"),
+            path,
+            target.params,
+            _UPGRADE if isinstance(attempt, Upgrade) else None,
+        ),
     )
 
 
@@ -298,15 +319,23 @@ def _body_is_wanted(pending: Pending, generation: Generation, admitted: Admitted
 
 def may_stay(
     admission: Admission, generation: Generation, judged: Judged
-) -> NotAdmitted | RequestDenied | None:
-    """Judge a running exchange under a new generation; None when it may go on."""
+) -> Admitted | NotAdmitted | RequestDenied | None:
+    """Judge a running exchange under a new generation; None when it may go on.
+
+    Admitted as it is and still not to go on is a WebSocket whose messages would be read now.
+    """
     admitted = admission.readmit(judged.route.admitted, generation)
     if not isinstance(admitted, Admitted):
         return admitted
     verdict = generation.policy.authorize(
         admitted.decision, judged.request, trusted_only=admitted.plan.by_declaration
     )
-    return verdict if isinstance(verdict, RequestDenied) else None
+    if isinstance(verdict, RequestDenied):
+        return verdict
+    switch, endpoints = judged.switch, admitted.decision.endpoints
+    if switch is None or switch.reads or not must_read(verdict.config, endpoints):
+        return None
+    return admitted
 
 
 def _names(route: Route, head: RequestHead) -> bool:
@@ -339,16 +368,13 @@ def _same_authority(route: Route, value: bytes) -> bool:
 
 def _refused_upgrade(route: Route, head: RequestHead) -> Fault | None:
     """Name the upgrade that is refused; others are dropped with the fields that ask for them."""
-    # Kept fields have passed here before, on this very route.
     if head.headers is route.kept.headers or b"upgrade" not in lowered(head.headers):
         return None
-    tokens = head.upgrade_tokens()
-    if b"websocket" in tokens:
-        return Fault.WEBSOCKET
-    return Fault.H2C if b"h2c" in tokens and route.configs else None
+    return Fault.H2C if b"h2c" in head.upgrade_tokens() and route.configs else None
 
 
-def _must_scan(admitted: Admitted, generation: Generation) -> bool:
+def must_scan(admitted: Admitted, generation: Generation) -> bool:
+    """Say whether a placeholder may not stand where nothing replaces it."""
     endpoints = admitted.decision.endpoints
     if generation.credentials.is_empty and not any(e.provider_credentialed for e in endpoints):
         return False

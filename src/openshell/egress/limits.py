@@ -38,5 +38,10 @@ class Limits:
     # A response that ends only by closing and stops coming (none for event streams): the client
     # sees a reset, never an end that it could take for complete.
     close_framed_idle_seconds: float = 60.0
+    # A client's text message of which some has come: silence in it, and all of it. The contract's numbers.
+    websocket_silent_seconds: float = 30.0
+    websocket_message_seconds: float = 120.0
+    # A server that takes nothing of a WebSocket whose messages are read; the contract's number.
+    websocket_forward_seconds: float = 120.0
     # A client that ended its direction and waits for an answer from which nothing comes.
     half_closed_seconds: float = 300.0

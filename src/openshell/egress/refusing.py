@@ -339,9 +339,9 @@ def _refuse_fault(
             _deny(services, connection, where, policy, "credentials", reason, refusal, 400)
             return denials.invalid_placeholder()
         case Fault.WEBSOCKET:
-            reason = "WebSocket is not supported yet"
-            _deny(services, connection, where, policy, "l7-websocket", reason, refusal, 501)
-            return denials.not_supported("WebSocket")
+            reason = "the request is no WebSocket handshake that this endpoint takes"
+            _deny(services, connection, where, policy, "l7-websocket", reason, refusal, 400)
+            return denials.invalid_upgrade(fault.value, reason)
         case Fault.H2C:
             number = refused.route.admitted.generation
             denied = RequestDenied(policy, None, fault.value, _H2C_REASON, True, None, "", number)

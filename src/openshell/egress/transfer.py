@@ -4,7 +4,8 @@ Both follow the framing, forward what arrives and keep nothing. What a peer brea
 here, because the half cannot go on; `exchange` turns it into an answer, an event and an end.
 """
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
 
 from openshell.egress.connection import ClientConnection, Services
 from openshell.egress.credentials import MarkerScanner
@@ -21,7 +22,10 @@ from openshell.egress.http1 import (
 )
 from openshell.egress.stream import RESET, Stream
 
-__all__ = ["BadAnswer", "MarkerInBody", "NoAnswer", "RequestBody", "Response"]
+__all__ = ["BadAnswer", "MarkerInBody", "NoAnswer", "OnSwitch", "RequestBody", "Response"]
+
+# Serves what follows a 101, to its end; raises BadAnswer where that is none to pass on.
+OnSwitch: TypeAlias = Callable[[ResponseHead, bytes], Awaitable[None]]
 
 _CLOSE: Final = (b"Connection", b"close")
 # Interim heads before one response. Servers send one or two (100, 103), a few keep a slow answer alive
@@ -87,6 +91,7 @@ class Response:
 
     __slots__ = (
         "_connection",
+        "_on_switch",
         "_request",
         "_services",
         "has_begun",
@@ -95,9 +100,15 @@ class Response:
     )
 
     def __init__(
-        self, connection: ClientConnection, request: RequestHead, services: Services
+        self,
+        connection: ClientConnection,
+        request: RequestHead,
+        services: Services,
+        on_switch: OnSwitch | None = None,
     ) -> None:
+        """`on_switch` is there for a request that asked for another protocol."""
         self._connection = connection
+        self._on_switch = on_switch
         self._request = request
         self._services = services
         self.has_begun = False
@@ -107,9 +118,12 @@ class Response:
     async def relay(self, client: Stream, upstream: Stream) -> bool:
         """Relay the response; say whether the client connection stays open after it."""
         head, rest = await self._head(client, upstream)
-        if head.status == 101:
-            raise BadAnswer("it switched protocols without being asked")
         self.status = head.status
+        if head.status == 101:
+            if self._on_switch is None:
+                raise BadAnswer("it switched protocols without being asked")
+            await self._on_switch(head, rest)
+            return False
         until_close = isinstance(head.framing, UntilClose)
         keep = (
             not until_close

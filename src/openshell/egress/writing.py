@@ -32,6 +32,7 @@ from openshell.egress.http1 import (
     render_request_head,
 )
 from openshell.egress.route import Pending, Route
+from openshell.egress.switch import Switch
 
 __all__ = ["BODY_FIELDS", "Writing", "prepare_head", "write_request", "write_whole"]
 
@@ -75,6 +76,7 @@ class Writing:
     scope: EndpointScope
     now_ms: int
     granted: tuple[TokenGrant, str] | None = field(repr=False)
+    switch: Switch | None = None
 
 
 def write_whole(
@@ -83,6 +85,8 @@ def write_whole(
     """Write a request that carries a token or whose body was held."""
     head, route, used = pending.head, writing.route, False
     plain = prepare_head(route, head, lowered(head.headers), target)
+    if writing.switch is not None:
+        plain = plain.with_headers(writing.switch.fields(plain.headers))
     body = pending.body
     if body is not None:
         outcome = _place_body(writing, head, body, places_body, scan_body)

@@ -399,9 +399,6 @@ ATTACKS = {
     "in a field's name": "GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\nX-OPENSHELL-RESOLVE-ENV-TOKEN: 1\r\n\r\n",
     "in the Host field": "GET http://{host}/ HTTP/1.1\r\nHost: {PLACEHOLDER}\r\n\r\n",
     "in the method": "X-OPENSHELL-RESOLVE-ENV-TOKEN http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n",
-    "in a WebSocket upgrade": "GET http://{host}/?k={PLACEHOLDER} HTTP/1.1\r\nHost: {host}\r\n"
-    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
     "in TRACE": "TRACE http://{host}/{PLACEHOLDER} HTTP/1.1\r\nHost: {host}\r\n\r\n",
     "in a fragment": "GET http://{host}/#{PLACEHOLDER} HTTP/1.1\r\nHost: {host}\r\n\r\n",
     "malformed": "GET http://{host}/openshell:resolve:env: HTTP/1.1\r\nHost: {host}\r\n\r\n",

@@ -60,6 +60,7 @@ class CloseCode(IntEnum):
     BAD_TEXT = 1007
     POLICY = 1008
     TOO_BIG = 1009
+    POLICY_CHANGED = 1012
     TRY_AGAIN = 1013
 
 
@@ -127,9 +128,9 @@ class FrameReader:
         self._closed = False
 
     @property
-    def is_idle(self) -> bool:
-        """Nothing is half read, not even a message of several frames."""
-        return not self._buffer and not self._passing and self._message is None
+    def is_passing(self) -> bool:
+        """The payload of a binary frame is still coming."""
+        return self._passing > 0
 
     @property
     def buffered(self) -> int:

@@ -1,15 +1,15 @@
 """A client's side of an open WebSocket: text gathered into messages, decided one by one.
 
-Bytes in, bytes for the server out, or a `WebSocketFault`. The decision is a function of the text: it
-answers with the text that is to go on (with credentials in it, perhaps) or a `Refusal`. A message in
-one uncompressed frame that nobody changed goes on exactly as it came.
+Bytes in, bytes for the server out, or a `WebSocketFault`. The judge answers a text with the text that
+is to go on (with credentials in it, perhaps) or a `Refusal`. A message in one uncompressed frame that
+nobody changed goes on exactly as it came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Protocol
 
 from openshell.egress.websocket.deflate import deflate_message, inflate_message
 from openshell.egress.websocket.frames import (
@@ -24,7 +24,7 @@ from openshell.egress.websocket.frames import (
     render_text,
 )
 
-__all__ = ["AssemblyBudget", "ClientMessages", "Decide", "Refusal"]
+__all__ = ["AssemblyBudget", "ClientMessages", "MessageJudge", "Refusal"]
 
 MAX_ASSEMBLED: Final = 64 << 20
 """Bytes of unfinished messages of one sandbox. The contract bounds their number (32 and 64 that
@@ -39,7 +39,13 @@ class Refusal:
     credential: bool = False
 
 
-Decide: TypeAlias = Callable[[str], "str | Refusal"]
+class MessageJudge(Protocol):
+    """Says what may go on, each time under what is in force at that moment."""
+
+    def text(self, text: str) -> str | Refusal: ...
+
+    def binary(self) -> Refusal | None:
+        """Why no binary message may pass, if that is so."""
 
 
 class AssemblyBudget:
@@ -61,12 +67,9 @@ class AssemblyBudget:
 class ClientMessages:
     """Follows one client. Call `close` in the end: it gives its share of the budget back."""
 
-    def __init__(
-        self, decide: Decide, budget: AssemblyBudget, *, deflate: bool, allow_binary: bool
-    ) -> None:
-        self._decide = decide
+    def __init__(self, judge: MessageJudge, budget: AssemblyBudget, *, deflate: bool) -> None:
+        self._judge = judge
         self._budget = budget
-        self._allow_binary = allow_binary
         self._reader = FrameReader(deflate=deflate)
         self._frames: list[TextFrame] = []
         # Bytes of the open message, and what the budget was asked for.
@@ -75,33 +78,40 @@ class ClientMessages:
         self.is_closed = False
         """The client has sent its close frame."""
 
+        self.completed = 0
+        """Text messages so far: tells an open message from the next one."""
+
     @property
     def is_assembling(self) -> bool:
-        """A message or a frame has begun and not ended."""
-        return not self._reader.is_idle
+        """Bytes are held until the rest of their frame or message comes."""
+        return bool(self._frames or self._reader.buffered)
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """What goes on to the server. Raises `WebSocketFault`; then nothing more goes on."""
-        out: list[bytes] = []
+    @property
+    def is_between_frames(self) -> bool:
+        """The server has got whole frames only."""
+        return not self._reader.is_passing
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What goes on to the server, each piece at the moment it was judged.
+
+        Raises `WebSocketFault`; then nothing more goes on. The iterator must be used up before the
+        next call.
+        """
         for part in self._reader.feed(data):
             match part:
                 case ControlFrame():
                     self.is_closed = self.is_closed or part.opcode is Opcode.CLOSE
-                    out.append(part.wire)
+                    yield part.wire
                 case BinaryPart():
-                    if not self._allow_binary:
-                        raise WebSocketFault(
-                            CloseCode.POLICY,
-                            "binary messages cannot be inspected here",
-                            upstream_too=False,
-                        )
-                    out.append(part.wire)
+                    refusal = self._judge.binary()
+                    if refusal is not None:
+                        raise _refused(refusal)
+                    yield part.wire
                 case TextFrame():
                     message = self._text(part)
                     if message is not None:
-                        out.append(message)
+                        yield message
         self._reserve(self._size + self._reader.buffered)
-        return out
 
     def close(self) -> None:
         self._reserve(0)
@@ -125,6 +135,7 @@ class ClientMessages:
         return self._whole(frames)
 
     def _whole(self, frames: list[TextFrame]) -> bytes:
+        self.completed += 1
         compressed = frames[0].is_compressed
         payload = b"".join(frame.payload for frame in frames)
         if compressed:
@@ -133,14 +144,16 @@ class ClientMessages:
             text = payload.decode()
         except UnicodeDecodeError:
             raise WebSocketFault(CloseCode.BAD_TEXT, "a text message is not UTF-8") from None
-        decided = self._decide(text)
+        decided = self._judge.text(text)
         if isinstance(decided, Refusal):
-            raise WebSocketFault(
-                CloseCode.POLICY, decided.reason, upstream_too=not decided.credential
-            )
+            raise _refused(decided)
         if decided == text and len(frames) == 1 and not compressed:
             return frames[0].wire
         changed = decided.encode()
         return render_text(
             deflate_message(changed) if compressed else changed, compressed=compressed
         )
+
+
+def _refused(refusal: Refusal) -> WebSocketFault:
+    return WebSocketFault(CloseCode.POLICY, refusal.reason, upstream_too=not refusal.credential)

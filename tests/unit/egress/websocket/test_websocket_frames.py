@@ -45,21 +45,33 @@ def frame(
     return head + (KEY + mask(payload, KEY) if masked else payload)
 
 
-def client(
-    *, deflate: bool = False, allow_binary: bool = True, budget: int = 1 << 30
-) -> tuple[ClientMessages, list[str]]:
-    seen: list[str] = []
+class Judge:
+    def __init__(self, allow_binary: bool = True) -> None:
+        self.seen: list[str] = []
+        self._allow_binary = allow_binary
 
-    def decide(text: str) -> str | Refusal:
-        seen.append(text)
+    def text(self, text: str) -> str | Refusal:
+        self.seen.append(text)
         if "forbidden" in text:
             return Refusal("not allowed", credential="secret" in text)
         return text.replace("PLACEHOLDER", "value")
 
-    messages = ClientMessages(
-        decide, AssemblyBudget(budget), deflate=deflate, allow_binary=allow_binary
-    )
-    return messages, seen
+    def binary(self) -> Refusal | None:
+        return None if self._allow_binary else Refusal("no binary", credential=True)
+
+
+class Fed(ClientMessages):
+    """Takes everything that a call gives at once."""
+
+    def feed(self, data: bytes) -> list[bytes]:  # type: ignore[override]
+        return list(super().feed(data))
+
+
+def client(
+    *, deflate: bool = False, allow_binary: bool = True, budget: int = 1 << 30
+) -> tuple[Fed, list[str]]:
+    judge = Judge(allow_binary)
+    return Fed(judge, AssemblyBudget(budget), deflate=deflate), judge.seen
 
 
 def texts(wire: bytes) -> list[str]:
@@ -193,11 +205,28 @@ def test_a_last_block_and_an_empty_message_inflate() -> None:
     assert len(inflate_message(deflate_message(b"a" * MAX_TEXT))) == MAX_TEXT
 
 
+def test_what_was_allowed_goes_on_before_what_is_not() -> None:
+    messages = ClientMessages(Judge(), AssemblyBudget(), deflate=False)
+    out = messages.feed(frame(TEXT, b"one") + frame(TEXT, b"forbidden"))
+    assert next(out) == frame(TEXT, b"one")
+    with pytest.raises(WebSocketFault):
+        next(out)
+
+
+def test_what_the_server_has_of_a_binary_frame() -> None:
+    messages, _ = client()
+    wire = frame(BINARY, b"x" * 100)
+    assert b"".join(messages.feed(wire[:50])) == wire[:50]
+    assert not messages.is_between_frames
+    # Nothing is held, so nothing has to come to its end in time.
+    assert not messages.is_assembling
+    assert b"".join(messages.feed(wire[50:])) == wire[50:]
+    assert messages.is_between_frames
+
+
 def test_unfinished_messages_share_a_budget() -> None:
     budget = AssemblyBudget(1000)
-    first, second = (
-        ClientMessages(lambda text: text, budget, deflate=False, allow_binary=True) for _ in "12"
-    )
+    first, second = (Fed(Judge(), budget, deflate=False) for _ in "12")
     first.feed(frame(TEXT, b"x" * 600, fin=False))
     with pytest.raises(WebSocketFault) as fault:
         # Not even a frame that never ends may hold more.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from openshell.egress.http1 import NO_BODY, RequestHead, ResponseHead
+from openshell.egress.http1 import NO_BODY, Length, RequestHead, ResponseHead
+from openshell.egress.http1.framing import CHUNKED
 from openshell.egress.websocket.handshake import (
     AnswerRejected,
     Attempt,
@@ -118,40 +119,74 @@ def test_what_is_offered_to_the_server(offer: bytes, safe: bytes) -> None:
 
 
 def test_answers_that_fit() -> None:
-    assert check_answer(upgrade(), b"", answer({})) is False
+    assert check_answer(upgrade(), answer({}), parsed=True) is False
     asked = upgrade(protocol=b"chat, chat.v2")
-    assert check_answer(asked, b"", answer({b"Sec-WebSocket-Protocol": b"chat.v2"})) is False
-    offer = upgrade(extensions=b"permessage-deflate").safe_offer
-    granted: Fields = {b"Sec-WebSocket-Extensions": offer + b"; server_no_context_takeover"}
-    assert check_answer(upgrade(), offer, answer(granted)) is True
+    chosen = answer({b"Sec-WebSocket-Protocol": b"chat.v2"})
+    assert check_answer(asked, chosen, parsed=True) is False
 
 
 @pytest.mark.parametrize(
-    ("head", "offered"),
-    [
-        pytest.param(answer({b"Upgrade": b"h2c"}), b"", id="protocol"),
-        pytest.param(answer({b"Upgrade": None}), b"", id="no upgrade"),
-        pytest.param(answer({b"Connection": b"close"}), b"", id="connection"),
-        pytest.param(answer({b"Sec-WebSocket-Accept": b"x"}), b"", id="accept"),
-        pytest.param(answer({b"Sec-WebSocket-Accept": None}), b"", id="no accept"),
-        pytest.param(answer({}, (b"Sec-WebSocket-Accept", ACCEPT)), b"", id="accept twice"),
-        pytest.param(answer({b"Sec-WebSocket-Protocol": b"chat"}), b"", id="subprotocol"),
-        pytest.param(
-            answer({b"Sec-WebSocket-Extensions": b"permessage-deflate"}), b"", id="extension"
-        ),
-        pytest.param(
-            answer({b"Sec-WebSocket-Extensions": b"permessage-deflate"}),
-            b"permessage-deflate; client_no_context_takeover",
-            id="context kept",
-        ),
-        pytest.param(
-            answer({b"Sec-WebSocket-Extensions": b"permessage-deflate; "
-                    b"client_no_context_takeover; server_max_window_bits=9"}),
-            b"permessage-deflate; client_no_context_takeover",
-            id="window not offered",
-        ),
-    ],
-)  # fmt: skip
-def test_answers_that_do_not_reach_the_client(head: ResponseHead, offered: bytes) -> None:
+    "more",
+    [b"", b"; server_no_context_takeover", b"; server_max_window_bits=12"],
+)
+def test_compression_that_was_offered(more: bytes) -> None:
+    asked = upgrade(extensions=b"permessage-deflate")
+    granted: Fields = {b"Sec-WebSocket-Extensions": asked.safe_offer + more}
+    assert check_answer(asked, answer(granted), parsed=True) is True
+
+
+def test_an_extension_of_messages_that_nobody_reads() -> None:
+    asked = upgrade(extensions=b"x-mine; a=1, Other")
+    granted: Fields = {b"Sec-WebSocket-Extensions": b"other; b=2"}
+    assert check_answer(asked, answer(granted), parsed=False) is False
     with pytest.raises(AnswerRejected):
-        check_answer(upgrade(), offered, head)
+        check_answer(asked, answer(granted), parsed=True)
+
+
+CLEAN = b"permessage-deflate"
+
+
+@pytest.mark.parametrize("parsed", [True, False])
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(answer({b"Upgrade": b"h2c"}), id="protocol"),
+        pytest.param(answer({b"Upgrade": None}), id="no upgrade"),
+        pytest.param(answer({b"Connection": b"close"}), id="connection"),
+        pytest.param(answer({b"Sec-WebSocket-Accept": b"x"}), id="accept"),
+        pytest.param(answer({b"Sec-WebSocket-Accept": None}), id="no accept"),
+        pytest.param(answer({}, (b"Sec-WebSocket-Accept", ACCEPT)), id="accept twice"),
+        pytest.param(answer({b"Sec-WebSocket-Protocol": b"chat"}), id="subprotocol"),
+        pytest.param(answer({b"Sec-WebSocket-Extensions": CLEAN}), id="extension"),
+    ],
+)
+def test_answers_that_do_not_reach_the_client(head: ResponseHead, parsed: bool) -> None:
+    with pytest.raises(AnswerRejected):
+        check_answer(upgrade(), head, parsed=parsed)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        pytest.param(b"", id="context kept"),
+        pytest.param(b"; client_no_context_takeover; client_max_window_bits=9", id="our window"),
+        pytest.param(b"; client_no_context_takeover; server_max_window_bits=16", id="window"),
+        pytest.param(
+            b"; client_no_context_takeover; server_max_window_bits=9; server_max_window_bits=8",
+            id="two windows",
+        ),
+        pytest.param(b"; client_no_context_takeover, x-other", id="another one"),
+    ],
+)
+def test_compression_in_other_terms(parameters: bytes) -> None:
+    asked = upgrade(extensions=CLEAN)
+    head = answer({b"Sec-WebSocket-Extensions": CLEAN + parameters})
+    with pytest.raises(AnswerRejected):
+        check_answer(asked, head, parsed=True)
+
+
+def test_a_body_is_no_part_of_a_handshake() -> None:
+    head = request({})
+    for framing, expected in ((Length(0), Upgrade), (Length(1), Attempt), (CHUNKED, Attempt)):
+        found = read_upgrade(RequestHead(b"GET", b"/", b"HTTP/1.1", head.headers, framing))
+        assert isinstance(found, expected)
