@@ -35,7 +35,15 @@ class Feature(StrEnum):
 
 
 # Widen this when the proxy learns more.
-ENFORCED: Final = frozenset((Feature.REST, Feature.SIGNING, Feature.BODY_REWRITE))
+ENFORCED: Final = frozenset(
+    (
+        Feature.REST,
+        Feature.WEBSOCKET,
+        Feature.WEBSOCKET_REWRITE,
+        Feature.SIGNING,
+        Feature.BODY_REWRITE,
+    )
+)
 EVERY_FEATURE: Final = frozenset(Feature)
 
 
