@@ -48,6 +48,9 @@ _L7_LABELS: Final = {
     "websocket": ("l7-websocket", "WEBSOCKET_L7_REQUEST"),
 }
 
+# Characters of the paths of a program's parents; an event that is cut could not be read.
+_MAX_PARENTS: Final = 4096
+
 _NOBODY: Final = ProcessRef("-")
 
 
@@ -98,6 +101,7 @@ class EventLog:
     def connection_allowed(
         self, actor: Actor, dst: HostPort, policy: str, message: str, *, engine: str = "opa"
     ) -> None:
+        """Record with the program's parents: a rule may name one of them, and requests are many."""
         self._sink(
             NetworkEvent(
                 time_ms=self._now_ms(),
@@ -111,6 +115,7 @@ class EventLog:
                 policy=policy,
                 engine=engine,
                 message=message,
+                unmapped=_parents(actor),
             )
         )
 
@@ -288,3 +293,10 @@ class EventLog:
                 disposition=_DENIED[1],
             )
         )
+
+
+def _parents(actor: Actor) -> dict[str, tuple[str, ...]] | None:
+    """What refusals tell of the parents, too, unless it is too long for a line of the log."""
+    if not actor.ancestors or sum(map(len, actor.ancestors)) > _MAX_PARENTS:
+        return None
+    return {"ancestors": actor.ancestors}

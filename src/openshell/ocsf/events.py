@@ -162,7 +162,7 @@ class NetworkEvent(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     detail: str = ""
     refusal: Refusal | None = None
-    unmapped: Mapping[str, str | int | bool] | None = None
+    unmapped: Mapping[str, str | int | bool | tuple[str, ...]] | None = None
 
 
 class HttpEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -113,6 +114,77 @@ def test_following_a_log_ends_quietly(gateway: PrivateGateway, client: SandboxCl
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
     assert (process.returncode, said) == (130, "")
+
+
+TUNNEL = """
+import http.client, os, sys, urllib.parse
+proxy = urllib.parse.urlsplit(os.environ["HTTP_PROXY"])
+def ask(method, path, body=None):
+    connection = http.client.HTTPConnection(proxy.hostname, proxy.port, timeout=10)
+    connection.set_tunnel(sys.argv[1], int(sys.argv[2]))
+    fields = {"Content-Type": "application/json"} if body else {}
+    connection.request(method, path, body, fields)
+    print(method, path, connection.getresponse().status)
+ask("GET", "/kept")
+ask("POST", "/graphql", '{"query": "{ a }"}')
+ask("POST", "/graphql", '{"query": "mutation { a }"}')
+"""
+SHELL = os.path.realpath("/bin/sh")
+
+
+def spoken(port: int, binary: str) -> str:
+    place = f"host: {ALIAS}, port: {port}, enforcement: enforce"
+    return (
+        "network_policies:\n  web:\n    endpoints:\n"
+        f"      - {{{place}, protocol: rest, access: read-only}}\n"
+        f"      - {{{place}, path: /graphql, protocol: graphql, access: read-only}}\n"
+        f"    binaries: [{{path: {binary}}}]\n"
+    )
+
+
+def test_replay_by_parent_program_and_without_bodies(
+    gateway: PrivateGateway, client: SandboxClient, upstream: Upstream, tmp_path: Path
+) -> None:
+    """The program is allowed because a shell runs it, which only connections tell."""
+    by_shell, by_other = tmp_path / "shell.yaml", tmp_path / "other.yaml"
+    by_shell.write_text(FILESYSTEM + spoken(upstream.port, SHELL))
+    by_other.write_text(FILESYSTEM + spoken(upstream.port, "/usr/bin/other"))
+    with ready_sandbox(client, sandbox_spec(network=spoken(upstream.port, SHELL))) as box:
+        ran = client.exec(
+            box.id,
+            [SHELL, "-c", '"$0" -c "$1" "$2" "$3"; exit $?', PYTHON, TUNNEL, ALIAS,
+             str(upstream.port)],
+            timeout_seconds=40,
+        )  # fmt: skip
+        assert ran.stdout.split("\n")[:3] == [
+            "GET /kept 200",
+            "POST /graphql 200",
+            "POST /graphql 403",
+        ], ran.stderr
+
+        def replayed(policy: Path) -> dict[str, object]:
+            done = gateway.cli(
+                "policy", "replay", box.name, "--policy", str(policy), "-o", "json"
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            answer: dict[str, object] = json.loads(done.stdout)
+            return answer
+
+        wait_until(lambda: replayed(by_shell)["total"] == 6, pause=0.2)
+        same = replayed(by_shell)
+        assert (same["unchanged"], same["changes"], same["skipped"]) == (4, [], {})
+        open_ = sorted((c["before"], c["count"], *c["doubts"]) for c in same["undecided"])
+        doubt = "the answer depends on what the body asked for, which is not recorded"
+        assert open_ == [("allowed", 1, doubt), ("denied", 1, doubt)]
+        other = replayed(by_other)
+        changes = sorted(
+            (c["kind"], c["before"], c["after"], c["count"], c["doubts"]) for c in other["changes"]
+        )
+        assert changes == [
+            ("connection", "allowed", "denied", 3, []),
+            ("request", "allowed", "denied", 2, []),
+        ]
+        assert (other["unchanged"], other["undecided"]) == (1, [])
 
 
 def test_replay_and_diff(

@@ -40,8 +40,24 @@ def test_an_allowed_connection():
     found = decision_of(written(lambda log: log.connection_allowed(ACTOR, DST, "api", "CONNECT")))
     assert (found.kind, found.outcome) == (DecisionKind.CONNECTION, Outcome.ALLOWED)
     assert (found.host, found.port, found.binary) == ("api.x.com", 443, "/usr/bin/curl")
-    assert (found.policy, found.time_ms, found.ancestors) == ("api", 1234, None)
+    assert (found.policy, found.time_ms, found.ancestors) == ("api", 1234, ("/bin/sh",))
     assert found.request_line == "CONNECT api.x.com:443"
+
+
+@pytest.mark.parametrize(
+    ("ancestors", "told"),
+    [
+        pytest.param((), None, id="none"),
+        pytest.param(("/bin/sh", "/bin/bash"), ("/bin/sh", "/bin/bash"), id="some"),
+        pytest.param(("/" + "x" * 4095,), ("/" + "x" * 4095,), id="as long as fits"),
+        pytest.param(("/" + "x" * 4095, "/"), None, id="too long to be kept"),
+    ],
+)
+def test_parents_of_an_allowed_program(ancestors, told):
+    actor = Actor(ACTOR.src, ACTOR.process, ancestors)
+    event = written(lambda log: log.connection_allowed(actor, DST, "api", "CONNECT"))
+    assert decision_of(event).ancestors == told
+    assert b"ancestors" in event or told is None
 
 
 def test_a_denied_connection_to_an_address():
@@ -191,16 +207,15 @@ def test_requests_have_the_parents_of_their_connection():
     other = Actor(ACTOR.src, ocsf.ProcessRef("/bin/other", 8))
     elsewhere = Actor(ocsf.HostPort("10.200.0.1", 40001), ACTOR.process)
 
-    def opened(actor, *ancestors):
-        made = json.loads(written(lambda log: log.connection_allowed(actor, DST, "api", "CONNECT")))
-        made["unmapped"] = {"ancestors": list(ancestors)} if ancestors else {}
-        return line(ocsf=json.dumps(made))
+    def opened(*ancestors):
+        actor = Actor(ACTOR.src, ACTOR.process, ancestors)
+        return events(lambda log: log.connection_allowed(actor, DST, "api", "CONNECT"))
 
     def asked(actor):
         return events(lambda log: log.request_allowed(actor, WHERE, "api", engine="l7", message=""))
 
     requests = asked(ACTOR) + asked(other) + asked(elsewhere)
-    assert with_ancestors([opened(ACTOR, "/bin/sh"), *requests]) == [
+    assert with_ancestors([*opened("/bin/sh"), *requests]) == [
         ("/bin/sh",),
         ("/bin/sh",),
         None,
@@ -208,5 +223,5 @@ def test_requests_have_the_parents_of_their_connection():
     ]
     assert with_ancestors(requests) == [None, None, None]
     # The port was used again.
-    again = [opened(ACTOR, "/bin/sh"), opened(ACTOR, "/bin/bash"), *asked(ACTOR)]
+    again = [*opened("/bin/sh"), *opened("/bin/bash"), *asked(ACTOR)]
     assert with_ancestors(again)[-1] == ("/bin/bash",)
