@@ -18,6 +18,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "
 
 import cli_rows
 import decision_rows
+import provider_rows
 import proxy_rows
 import sandbox_rows
 from table import Row, print_rows, write_json
@@ -26,6 +27,7 @@ _SUITES: dict[str, Callable[[], Iterator[Row]]] = {
     "cli": cli_rows.rows,
     "decision": decision_rows.rows,
     "sandbox": sandbox_rows.rows,
+    "provider": provider_rows.rows,
     "proxy": proxy_rows.rows,
 }
 
