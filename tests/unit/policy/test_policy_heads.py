@@ -1,13 +1,25 @@
 """Requests of which only the head is known: what is told without a body is true with every body."""
 
+import random
+from collections import Counter
+
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from openshell.policy import ConnectionRequest, L7Request, compile_policy, parse_policy
+from openshell.policy import (
+    ConnectionAllowed,
+    ConnectionRequest,
+    L7Request,
+    compile_policy,
+    parse_policy,
+)
 from openshell.policy.heads import HeadPolicy, Unseen
 from openshell.policy.messages import WebSocketMessage, WebSocketUpgrade
 from openshell.policy.trial import Outcome, try_request
 from unit.policy.policy_cases import load
+from unit.policy.policy_choices import PROTOCOLS, Maker
 from unit.policy.request_notation import request_of
 
 CURL = "/usr/bin/curl"
@@ -135,3 +147,47 @@ def test_without_a_request_only_the_connection_is_asked_about():
     stranger = ConnectionRequest("a.x.com", 443, "/bin/sh")
     request = L7Request("POST", "/g")
     assert policy.ask(stranger, request, encrypted=False).outcome is Outcome.DENIED
+
+
+def compared(data, focus):
+    """Asks about random requests as a whole and by their heads; yields what the head told."""
+    maker = Maker(data, focus)
+    connection = maker.connection()
+    requests = [maker.request() for _ in range(3)]
+    policy = maker.policy()
+    compiled = compile_policy(policy, generation=1)
+    heads = [(knows, HeadPolicy(policy, knows_query=knows)) for knows in (True, False)]
+    for request in requests:
+        whole = try_request(compiled, connection, request, encrypted=True)
+        answer = whole.connection
+        governing = (
+            compiled.governing(answer, request.path)
+            if isinstance(answer, ConnectionAllowed)
+            else None
+        )
+        is_text = request.method == "WEBSOCKET_TEXT"
+        if is_text and not (governing and governing.protocol == "websocket"):
+            continue
+        for knows, policy_of_heads in heads:
+            for upgrade in (None, _is_upgrade(request)):
+                head = head_of(request, with_query=knows)
+                tried = policy_of_heads.ask(connection, head, encrypted=True, upgrade=upgrade)
+                assert tried.outcome in (None, whole.outcome)
+                yield tried.unseen or tried.outcome
+
+
+@pytest.mark.parametrize("focus", PROTOCOLS)
+@settings(max_examples=150, deadline=None)
+@given(data=st.binary(min_size=160, max_size=160))
+def test_a_head_never_tells_what_the_whole_request_does_not_get(focus, data):
+    for _ in compared(data, focus):
+        pass
+
+
+@pytest.mark.parametrize("focus", PROTOCOLS)
+def test_the_comparison_meets_what_is_told_and_what_is_open(focus):
+    spread = random.Random(3)
+    told = [one for _ in range(150) for one in compared(spread.randbytes(160), focus)]
+    seen = Counter(told)
+    wanted = {"rest": QUERY, "websocket": UPGRADE}.get(focus, BODY)
+    assert {Outcome.ALLOWED, Outcome.DENIED, wanted} <= set(seen), seen
