@@ -2,8 +2,16 @@
 
 import pytest
 
+from openshell._proto import openshell_ext_profiles_pb2 as ext
+from openshell._proto import openshell_pb2
 from openshell.codec.profile import profile_to_proto
-from openshell.gateway.services.profile_facts import Document, Facts, TargetDocument, ids_of
+from openshell.gateway.services.profile_facts import (
+    Document,
+    Facts,
+    TargetDocument,
+    document_of,
+    ids_of,
+)
 from openshell.gateway.services.profile_plan import (
     ERROR,
     MAX_DIAGNOSTICS,
@@ -165,3 +173,25 @@ def test_too_many_diagnostics_are_counted_by_their_severity(severity):
     assert len(cut) == MAX_DIAGNOSTICS + 1
     assert cut[-1].severity == severity
     assert "2 more" in cut[-1].message
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [openshell_pb2.ProviderProfileImportItem, ext.ApplyProfilesItem],
+    ids=["import", "apply"],
+)
+def test_what_a_client_sent_is_quoted_in_part(kind):
+    """A megabyte of a name or an id, said again by each of many diagnostics, would be an answer of hundreds."""
+    sent = kind(source="s" * 900_000)
+    sent.profile.CopyFrom(profile_to_proto(profile("acme")))
+    sent.profile.id = "I" * 200_000
+    for _ in range(150):
+        sent.profile.endpoints.add(host="*", port=1)
+    plans = [
+        plan_import([document_of(sent)], facts()),
+        plan_apply([TargetDocument(document_of(sent), "acme", 3)], facts("acme")),
+    ]
+    for plan in plans:
+        assert len(plan.diagnostics) > 100
+        assert {diagnostic.source[:5] for diagnostic in plan.diagnostics} >= {"sssss"}
+        assert sum(diagnostic.ByteSize() for diagnostic in plan.diagnostics) < 1_000_000

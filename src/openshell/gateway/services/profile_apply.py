@@ -11,7 +11,13 @@ from typing import Any
 from openshell._proto import openshell_ext_profiles_pb2 as ext
 from openshell.gateway.auth.authorization import RolePolicy
 from openshell.gateway.errors import failed_precondition, invalid_argument
-from openshell.gateway.services.profile_facts import Document, TargetDocument, ids_of, read_facts
+from openshell.gateway.services.profile_facts import (
+    Document,
+    TargetDocument,
+    document_of,
+    ids_of,
+    read_facts,
+)
 from openshell.gateway.services.profile_history import Operation, find_revision
 from openshell.gateway.services.profile_plan import Plan, plan_apply
 from openshell.gateway.services.profile_rows import check_role, requested_id
@@ -81,9 +87,7 @@ class ProfileApply:
 
 
 def _item(item: ext.ApplyProfilesItem) -> TargetDocument:
-    message = item.profile if item.HasField("profile") else None
-    document = Document(item.source, message)
-    return TargetDocument(document, requested_id(item.id), item.expected_resource_version)
+    return TargetDocument(document_of(item), requested_id(item.id), item.expected_resource_version)
 
 
 def _answer(outcome: Outcome) -> ext.ApplyProfilesResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final, Literal, Protocol
 
 from openshell._proto import openshell_pb2
 from openshell.gateway.services.catalogues import PLATFORM, read_catalogue
@@ -12,7 +13,30 @@ from openshell.gateway.store.model import Row, Tx
 from openshell.providers.catalogue import Catalogue
 from openshell.providers.profile.ids import ProfileIdError, normalize_id
 
-__all__ = ["Document", "Facts", "TargetDocument", "ids_of", "normal_id", "read_facts"]
+__all__ = [
+    "Document",
+    "Facts",
+    "TargetDocument",
+    "document_of",
+    "ids_of",
+    "normal_id",
+    "read_facts",
+]
+
+MAX_QUOTED: Final = 1000
+"""Characters of what a client sent that its own diagnostics repeat, each of a thousand of them."""
+
+
+class _Item(Protocol):
+    """One profile of any request."""
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def profile(self) -> openshell_pb2.ProviderProfile: ...
+
+    def HasField(self, field_name: Literal["profile"], /) -> bool: ...  # noqa: N802  protobuf's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +49,10 @@ class Document:
     @property
     def id(self) -> str:
         return self.message.id if self.message is not None else ""
+
+    @property
+    def shown_id(self) -> str:
+        return self.id[:MAX_QUOTED].strip() and self.id[:MAX_QUOTED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +86,10 @@ class Facts:
         """The source that owns an id and is not a user; "" for none."""
         entry = self.catalogue.effective(profile_id)
         return entry.source if entry is not None and not entry.is_user_managed else ""
+
+
+def document_of(item: _Item) -> Document:
+    return Document(item.source[:MAX_QUOTED], item.profile if item.HasField("profile") else None)
 
 
 def ids_of(documents: Iterable[Document]) -> list[str]:

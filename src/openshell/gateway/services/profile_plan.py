@@ -209,7 +209,8 @@ def _mismatch(item: TargetDocument) -> Iterator[Diagnostic]:
         yield _error(
             document,
             "id",
-            f"target provider profile '{item.target}' does not match payload id '{document.id}'",
+            f"target provider profile '{item.target}' does not match payload id "
+            f"'{document.shown_id}'",
         )
 
 
@@ -243,7 +244,7 @@ def _error(document: Document, field: str, message: str) -> Diagnostic:
 def _diagnostic(document: Document, field: str, message: str, severity: str) -> Diagnostic:
     return Diagnostic(
         source=document.source,
-        profile_id=document.id.strip() and document.id,
+        profile_id=document.shown_id,
         field=field,
         message=message,
         severity=severity,

@@ -15,7 +15,13 @@ from openshell._proto import openshell_pb2
 from openshell.gateway.auth.authorization import RolePolicy
 from openshell.gateway.errors import failed_precondition, not_found
 from openshell.gateway.services.catalogues import problems_in, read_catalogue
-from openshell.gateway.services.profile_facts import Document, TargetDocument, ids_of, read_facts
+from openshell.gateway.services.profile_facts import (
+    Document,
+    TargetDocument,
+    document_of,
+    ids_of,
+    read_facts,
+)
 from openshell.gateway.services.profile_history import Operation
 from openshell.gateway.services.profile_plan import (
     WARNING,
@@ -149,9 +155,7 @@ _Items = Sequence[openshell_pb2.ProviderProfileImportItem]
 
 def _documents(items: _Items) -> list[Document]:
     check_count(items)
-    return [
-        Document(item.source, item.profile if item.HasField("profile") else None) for item in items
-    ]
+    return [document_of(item) for item in items]
 
 
 def _stored_problems(tx: Tx, scope: str) -> list[Diagnostic]:
