@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import ssl
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -43,6 +44,7 @@ from openshell.gateway.driver_choice import (
 from openshell.gateway.events import Bus
 from openshell.gateway.grpc_errors import ErrorInterceptor
 from openshell.gateway.hosting import load_host_id
+from openshell.gateway.inference_probe import Probe
 from openshell.gateway.keys import Identity, load_identity
 from openshell.gateway.lifecycle import Lifecycle
 from openshell.gateway.listener import ListenError, bind_tcp, bind_unix, new_server
@@ -58,6 +60,8 @@ from openshell.gateway.services.attachments import Attachments
 from openshell.gateway.services.config import Config
 from openshell.gateway.services.exec import ExecService
 from openshell.gateway.services.health import HealthService
+from openshell.gateway.services.inference import InferenceRoutes
+from openshell.gateway.services.inference_bundle import InferenceBundle
 from openshell.gateway.services.logs import Logs
 from openshell.gateway.services.policies import Policies
 from openshell.gateway.services.profile_apply import ProfileApply
@@ -302,9 +306,30 @@ class Gateway:
             (
                 inference_pb2_grpc.add_InferenceServicer_to_server,
                 inference_pb2_grpc.InferenceServicer,
-                [],
+                [
+                    InferenceRoutes(
+                        store,
+                        credentials,
+                        self.bus,
+                        self._probe(),
+                        new_id=new_id,
+                        tasks=self.tasks,
+                    ),
+                    InferenceBundle(store, credentials),
+                ],
             ),
         ]
+
+    def _probe(self) -> Probe:
+        bundle = self._settings.driver_table.get("upstream_ca_bundle", "")
+
+        def make_tls() -> ssl.SSLContext:
+            context = ssl.create_default_context()
+            if bundle:
+                context.load_verify_locations(cafile=str(bundle))
+            return context
+
+        return Probe(make_tls, closed_ports=lambda: (self.port,))
 
     def _core_services(self, store: Store, driver: ComputeDriver, compute: Compute) -> list[object]:
         assert self._lifecycle is not None  # noqa: S101  set by the only caller

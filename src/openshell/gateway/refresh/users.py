@@ -6,6 +6,7 @@ every credential of a provider from being renewed.
 
 from __future__ import annotations
 
+from openshell.gateway.services.inference_rows import sandboxes_of_routes
 from openshell.gateway.services.situations import (
     Situations,
     refuse_faults,
@@ -23,12 +24,15 @@ class Users:
     def __init__(self, tx: Tx, provider: Row) -> None:
         self._tx = tx
         self._sandboxes = sandboxes_using(tx, provider.workspace, provider.name or "")
+        self._routed = sandboxes_of_routes(tx, provider.workspace, provider.name or "")
         before = Situations(tx)
         self._known = [find_faults(before.of(sandbox), gate=False) for sandbox in self._sandboxes]
 
     @property
     def ids(self) -> list[str]:
-        return [sandbox.metadata.id for sandbox in self._sandboxes]
+        """Of all that are to be told, also those that only ask models through the provider."""
+        attached = [sandbox.metadata.id for sandbox in self._sandboxes]
+        return list(dict.fromkeys([*attached, *self._routed]))
 
     def refuse_new_faults(self) -> None:
         """Raises for what the write broke, naming the sandbox."""

@@ -19,6 +19,7 @@ from openshell.gateway.errors import aborted, already_exists, invalid_argument
 from openshell.gateway.events import Bus
 from openshell.gateway.limits import check_annotations, check_labels
 from openshell.gateway.records import Kind, to_row
+from openshell.gateway.services.inference_rows import sandboxes_of_routes
 from openshell.gateway.services.lookup import check_expected_version, require_field
 from openshell.gateway.services.provider_records import (
     change_from_request,
@@ -178,14 +179,17 @@ class Providers:
     ) -> openshell_pb2.DeleteProviderResponse:
         require_field(request.name, "name")
 
-        def write(tx: Tx) -> list[CredentialRef] | None:
+        def write(tx: Tx) -> tuple[list[CredentialRef], list[str]] | None:
             row = tx.get(Kind.PROVIDER, open_workspace(tx, request.workspace), request.name)
             if row is None:
                 return None
-            return remove_provider(tx, self._credentials, row)
+            dropped = remove_provider(tx, self._credentials, row)
+            return dropped, sandboxes_of_routes(tx, row.workspace, row.name)
 
-        dropped = await self._store.write(write)
-        if dropped is None:
+        removed = await self._store.write(write)
+        if removed is None:
             return openshell_pb2.DeleteProviderResponse(deleted=False)
+        dropped, routed = removed
+        self._bus.config_changed(routed, "inference")
         await self._credentials.retired(dropped)
         return openshell_pb2.DeleteProviderResponse(deleted=True)
