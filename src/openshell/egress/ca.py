@@ -38,7 +38,9 @@ _ROOT_BUNDLES: Final = (
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 )
+# What contexts speak; HTTP/2 is offered where the upstream has agreed to it.
 _ALPN: Final = ["http/1.1"]
+_ALPN_H2: Final = ["h2", "http/1.1"]
 
 
 class SandboxCA:
@@ -62,7 +64,7 @@ class SandboxCA:
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        self._contexts: dict[str, tuple[ssl.SSLContext, dt.datetime]] = {}
+        self._contexts: dict[tuple[str, bool], tuple[ssl.SSLContext, dt.datetime]] = {}
 
     def bundle(self, roots: bytes) -> bytes:
         """Return `roots` followed by this CA, as the agent's tools want it."""
@@ -70,16 +72,17 @@ class SandboxCA:
             roots += b"\n"
         return roots + self.certificate_pem
 
-    def server_context(self, host: str, now: dt.datetime) -> ssl.SSLContext:
+    def server_context(self, host: str, now: dt.datetime, *, h2: bool = False) -> ssl.SSLContext:
         """Return the context that answers as `host` (a name or an address without brackets)."""
-        kept = self._contexts.pop(host, None)
+        kept = self._contexts.pop((host, h2), None)
         if kept is None or kept[1] < now:
             while len(self._contexts) >= _CONTEXTS:
                 del self._contexts[next(iter(self._contexts))]
             until = now + dt.timedelta(days=_LEAF_DAYS - _RENEW_DAYS)
-            kept = (self._make_context(self._sign_leaf(host, now)), until)
+            protocols = _ALPN_H2 if h2 else _ALPN
+            kept = (self._make_context(self._sign_leaf(host, now), protocols), until)
         # Put back at the end: the dictionary's order is the order of last use.
-        self._contexts[host] = kept
+        self._contexts[host, h2] = kept
         return kept[0]
 
     def _sign_ca(self, now: dt.datetime) -> x509.Certificate:
@@ -137,10 +140,10 @@ class SandboxCA:
         )
         return leaf.public_bytes(serialization.Encoding.PEM)
 
-    def _make_context(self, leaf_pem: bytes) -> ssl.SSLContext:
+    def _make_context(self, leaf_pem: bytes, protocols: list[str]) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(_ALPN)
+        context.set_alpn_protocols(protocols)
         # Tickets would let a client resume into a host's context after its leaf was replaced, and
         # cost two messages per handshake; connections are kept alive anyway.
         context.num_tickets = 0

@@ -18,6 +18,7 @@ from openshell.egress.denials import Denials
 from openshell.egress.events import Actor, EventLog
 from openshell.egress.generation import Generation, GenerationHolder
 from openshell.egress.http1 import FieldMemory
+from openshell.egress.http2.shares import Shares
 from openshell.egress.identity import Identity, IdentityUnknown, Peers
 from openshell.egress.judging import Judged, may_stay
 from openshell.egress.limits import Limits
@@ -46,16 +47,30 @@ class Services:
     now_ms: Callable[[], int]
     large_bodies: asyncio.Semaphore
     assemblies: AssemblyBudget = field(default_factory=AssemblyBudget)
+    shares: Shares = field(default_factory=Shares)
 
-    def server_context(self, host: str) -> ssl.SSLContext | None:
+    def server_context(self, host: str, *, h2: bool = False) -> ssl.SSLContext | None:
         if self.ca is None:
             return None
         now = dt.datetime.fromtimestamp(self.now_ms() / 1000, dt.UTC)
-        return self.ca.server_context(host, now)
+        return self.ca.server_context(host, now, h2=h2)
 
 
 class OpenWebSocket(Protocol):
     """What a reload sees of a WebSocket."""
+
+    def policy_changed(self) -> None:
+        """End it: the policy that is now in force does not allow it."""
+
+
+class OpenSession(Protocol):
+    """What a reload and the sweeper see of a connection that carries many requests at a time."""
+
+    def sweep(self, now: float) -> None:
+        """End what has taken too long."""
+
+    def reevaluate(self, generation: Generation) -> None:
+        """Judge its requests again; the connection itself stays."""
 
     def policy_changed(self) -> None:
         """End it: the policy that is now in force does not allow it."""
@@ -79,6 +94,7 @@ class ClientConnection:
         "progress",
         "raw_as_skip",
         "relay",
+        "session",
         "stream",
         "websocket",
     )
@@ -104,6 +120,7 @@ class ClientConnection:
         self.judged: Judged | None = None
         self.relay: Relay | None = None
         self.websocket: OpenWebSocket | None = None
+        self.session: OpenSession | None = None
         self.raw_as_skip = False
         self.field_memory = FieldMemory()
 
@@ -137,6 +154,8 @@ class ClientConnection:
             and now > self.progress + self._services.limits.half_closed_seconds
         ):
             self.stream.abort("the client has gone")
+        elif self.session is not None:
+            self.session.sweep(now)
 
     def reevaluate(self, generation: Generation) -> None:
         """Judge what is running under a new generation; end only what it does not allow."""
@@ -151,6 +170,8 @@ class ClientConnection:
             verdict = admission.readmit(admitted, generation)
             if isinstance(verdict, Admitted):
                 self.admitted = verdict
+                if self.session is not None:
+                    self.session.reevaluate(generation)
                 if self._may_stay_raw(verdict):
                     return
         if verdict is None:
@@ -166,6 +187,8 @@ class ClientConnection:
             self.relay.close("the policy changed")
         elif self.websocket is not None:
             self.websocket.policy_changed()
+        elif self.session is not None:
+            self.session.policy_changed()
         else:
             self.stream.abort("the policy changed")
 

@@ -18,7 +18,6 @@ from openshell.egress.body_faults import RefusedBody
 from openshell.egress.connection import ClientConnection, Services
 from openshell.egress.credentials import Placeholder, TokenUnavailable, refuse_marker
 from openshell.egress.denials import Denial, bare
-from openshell.egress.events import l7_labels
 from openshell.egress.holding import CONTINUE, hold_body, is_large, is_waiting
 from openshell.egress.http1 import (
     NO_BODY,
@@ -37,6 +36,7 @@ from openshell.egress.judging import (
     judge,
 )
 from openshell.egress.link import Link
+from openshell.egress.recording import record_allowed
 from openshell.egress.refusing import body_rejected, marker_in_body, refuse_request
 from openshell.egress.route import Pending, Route
 from openshell.egress.stream import Stream
@@ -51,7 +51,6 @@ from openshell.egress.transfer import (
 from openshell.egress.upstream import UpstreamFailed, UpstreamKey
 from openshell.egress.websocket_exchange import switch_protocols
 from openshell.ocsf import HostPort
-from openshell.policy.decide import RequestAudited, word_of
 
 __all__ = ["Exchanges"]
 
@@ -112,7 +111,7 @@ class Exchanges:
                 return await self._refuse(ready, head)
             outcome, upstream = ready
             if attempt == 1:
-                self._record(outcome)
+                record_allowed(self._services, connection, outcome)
             connection.admitted, connection.judged = outcome.route.admitted, outcome
             may_repeat = (
                 attempt == 1
@@ -373,28 +372,6 @@ class Exchanges:
     def _fail(self, judged: Judged, message: str) -> None:
         log = self._services.log
         log.connection_failed(self._connection.actor, judged.where.place, message)
-
-    def _record(self, judged: Judged) -> None:
-        """Write the one event of a request that goes out."""
-        where, decision = judged.where, judged.decision
-        word = word_of(decision, upgrade=judged.switch is not None)
-        detail = decision.reason if isinstance(decision, RequestAudited) else ""
-        if judged.route.configs:
-            engine, name = l7_labels(decision.config)
-            message = f"{name} {word} {where.method} {where.place}{where.path}"
-            if detail:
-                message = f"{message} reason={detail}"
-        else:
-            engine = "opa"
-            message = f"HTTP_REQUEST {where.method} {where.place}{where.path}"
-        self._services.log.request_allowed(
-            self._connection.actor,
-            where,
-            decision.policy,
-            engine=engine,
-            message=message,
-            detail=detail,
-        )
 
 
 def _without_body(head: RequestHead) -> RequestHead:

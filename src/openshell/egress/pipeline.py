@@ -20,12 +20,13 @@ from openshell.egress.http1 import (
     RequestHead,
     RequestHeadReader,
 )
+from openshell.egress.http2.offers import H2, HTTP1, read_offer
 from openshell.egress.link import Link
 from openshell.egress.peek import FirstBytes, classify
 from openshell.egress.relay import Relay
 from openshell.egress.route import Route
 from openshell.egress.stream import Stream, TlsStream
-from openshell.egress.upstream import UpstreamKey
+from openshell.egress.upstream import UpstreamFailed, UpstreamKey
 from openshell.ocsf import HostPort, Refusal, Severity
 
 __all__ = ["Pipeline", "say"]
@@ -84,7 +85,8 @@ class Pipeline:
     ) -> None:
         """Answer the client's TLS as the host it wanted, then serve its requests."""
         services, host = self._services, admitted.request.host
-        context = services.server_context(host.rstrip("."))
+        upstream, speaks_h2 = await self._agree(connection, admitted, upstream)
+        context = services.server_context(host.rstrip("."), h2=speaks_h2)
         if context is None:
             # Only possible when a reload turned inspection on while the tunnel was being opened.
             if upstream is not None:
@@ -106,7 +108,32 @@ class Pipeline:
                 upstream.abort()
             secure.close()
             return
-        await self.requests(connection, admitted, "https", upstream)
+        if secure.alpn == H2:
+            # Loaded by the first client that needs it: the library costs a sandbox 1.4 MB.
+            from openshell.egress.http2.session import serve  # noqa: PLC0415
+
+            await serve(services, connection, admitted, upstream)
+        else:
+            await self.requests(connection, admitted, "https", upstream)
+
+    async def _agree(
+        self, connection: ClientConnection, admitted: Admitted, upstream: Stream | None
+    ) -> tuple[Stream | None, bool]:
+        """Ask the upstream for HTTP/2 where the client offers it; say whether it is offered back."""
+        limits, upstreams = self._services.limits, self._services.upstreams
+        connection.deadline = None
+        offered = await read_offer(connection.stream, limits.handshake_seconds)
+        if H2 not in offered:
+            return upstream, False
+        request = admitted.request
+        try:
+            if upstream is None:
+                upstream = await upstreams.dial(admitted.plan.addresses, request.port)
+            secure = await upstreams.secure(upstream, request.host.rstrip("."), offered)
+        except UpstreamFailed:
+            # Told in answer to the first request, in a protocol that the client speaks.
+            return None, HTTP1 not in offered
+        return secure, secure.alpn == H2
 
     async def requests(
         self,

@@ -307,6 +307,11 @@ class TlsStream(Stream):
             if early:
                 self.data_received(early)
 
+    @property
+    def alpn(self) -> str | None:
+        """The protocol that both sides agreed on, after the handshake."""
+        return self._tls.selected_alpn_protocol()
+
     async def handshake(self, timeout: float) -> None:
         """Wait until both sides agree. Raises `ssl.SSLError`, `StreamLost` or `TimeoutError`."""
         if self._shaken is not None:

@@ -22,6 +22,7 @@ __all__ = ["IdlePool", "UpstreamFailed", "UpstreamKey", "UpstreamLease", "Upstre
 
 # Kept connections of one sandbox; a client that needs more at once opens more, they are just not kept.
 MAX_IDLE: Final = 64
+_HTTP1: Final = ("http/1.1",)
 # Most servers close after 60 or 75 seconds; reusing a connection they are about to close fails requests.
 IDLE_SECONDS: Final = 30.0
 
@@ -165,8 +166,13 @@ class Upstreams:
         """Closes every kept connection; leases are their holders' to close."""
         _close(self._pool.drop(lambda _: True))
 
-    async def secure(self, plain: Stream, host: str) -> Stream:
+    async def secure(
+        self, plain: Stream, host: str, protocols: tuple[str, ...] = _HTTP1
+    ) -> TlsStream:
         """TLS over a plain connection, verified for the host. Raises UpstreamFailed."""
+        # OpenSSL copies the list when a connection is made from the context, in the next line; a
+        # context for each list would hold the roots twice.
+        self._context.set_alpn_protocols(list(protocols))
         stream = TlsStream(plain, self._context, server_hostname=host)
         try:
             await stream.handshake(self._handshake_seconds)

@@ -1,0 +1,121 @@
+"""One direction of one stream: data from the peer that sends it to the peer that takes it.
+
+What the taker has no room for waits here, and the sender's window is opened again only for what has gone
+on: one stream holds at most its window, and other streams do not notice. A window grows while its data is
+taken as fast as it comes. Also carries answers of our own, which have no sender.
+
+No judging and no policy. Driven by `request`; never waits.
+"""
+
+from collections import deque
+from typing import Final
+
+from hpack import HeaderTuple
+
+from openshell.egress.http2.peer import Peer
+from openshell.egress.http2.shares import FIRST_WINDOW, LARGEST_WINDOW, Shares
+
+__all__ = ["TURN", "Half"]
+
+# What one stream sends before others get their turn. A quarter of what a transport takes at once.
+TURN: Final = 64 * 1024
+
+
+class Half:
+    """Data on its way to stream `target_id` of `target`."""
+
+    __slots__ = (
+        "_granted",
+        "_shares",
+        "_source",
+        "_target",
+        "_trailers",
+        "_waiting",
+        "_window",
+        "ended",
+        "finished",
+        "held",
+        "moved",
+    )
+
+    def __init__(
+        self, target: tuple[Peer, int], source: tuple[Peer, int] | None, shares: Shares
+    ) -> None:
+        self._target = target
+        self._source = source
+        self._shares = shares
+        self._waiting: deque[memoryview] = deque()
+        self._window = FIRST_WINDOW
+        # What has gone on and was not granted again yet.
+        self._granted = 0
+        self._trailers: list[HeaderTuple] | None = None
+        # Bytes that wait for the taker.
+        self.held = 0
+        # Bytes that have gone on; whoever watches for a standstill compares.
+        self.moved = 0
+        # The sender has ended; its end, too, has gone on.
+        self.ended = False
+        self.finished = False
+
+    def push(self, data: bytes, counted: int = 0) -> None:
+        """Take data; `counted` is what it took of the sender's window, padding included."""
+        if data and not self.finished:
+            self._waiting.append(memoryview(data))
+            self.held += len(data)
+        # Padding, and what nobody takes any more, is gone at once.
+        self._grant(counted - len(data) if not self.finished else counted)
+
+    def end(self, trailers: list[HeaderTuple] | None = None) -> None:
+        self.ended = True
+        self._trailers = trailers
+
+    def pump(self, most: int = TURN) -> None:
+        """Send what can be sent, no more than about `most` at a time: others wait for the same transport."""
+        peer, stream_id = self._target
+        while self._waiting:
+            room = peer.room(stream_id)
+            if room <= 0 or most <= 0:
+                return
+            data = self._waiting.popleft()
+            if len(data) > room:
+                self._waiting.appendleft(data[room:])
+                data = data[:room]
+            self.held -= len(data)
+            self.moved += len(data)
+            most -= len(data)
+            last = self.ended and not self._waiting and self._trailers is None
+            peer.send_data(stream_id, data, end=last)
+            self.finished = self.finished or last
+            self._grant(len(data))
+        if self.ended and not self.finished:
+            self.finished = True
+            if self._trailers:
+                peer.send_headers(stream_id, self._trailers, end=True)
+            else:
+                peer.send_data(stream_id, b"", end=True)
+
+    def drop(self) -> None:
+        """Forget what waits: nobody takes it any more."""
+        self._waiting.clear()
+        self.held = 0
+        self.finished = True
+        self._shares.return_window(self._window - FIRST_WINDOW)
+        self._window = FIRST_WINDOW
+
+    def _grant(self, octets: int) -> None:
+        if self._source is None or octets <= 0 or self.ended:
+            return
+        self._granted += octets
+        if self._granted * 2 < self._window:
+            return
+        more = 0
+        if (
+            not self._waiting
+            and self._window < LARGEST_WINDOW
+            and self._shares.take_window(self._window)
+        ):
+            more = self._window
+            self._window += more
+        peer, stream_id = self._source
+        peer.open_window(stream_id, self._granted + more)
+        self._granted = 0

@@ -1,0 +1,560 @@
+"""One stream of a client: judged, sent, and relayed both ways, as `exchange` does for HTTP/1.
+
+Judging may have to wait (for a token, the body, a connection), so it runs in a task of its own; what
+comes after is driven by the frames that arrive, and nothing here waits. What the last look at the
+generation said goes to the upstream without waiting in between. A refusal ends the stream, never the
+connection.
+
+Owned by `session`, called by it for the client's frames and by `far` for the upstream's.
+"""
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import h2.errors
+
+from openshell.egress.admission import Admitted, DestinationRefused
+from openshell.egress.body_faults import BodyFault, RefusedBody
+from openshell.egress.credentials import (
+    MarkerScanner,
+    TokenUnavailable,
+    find_marker,
+    refuse_marker,
+)
+from openshell.egress.denials import Denial, bare
+from openshell.egress.generation import Generation
+from openshell.egress.holding import is_large
+from openshell.egress.http1 import Headers, Length, NoBody, RequestHead
+from openshell.egress.http2.answers import write_denial
+from openshell.egress.http2.far import Far
+from openshell.egress.http2.fields import (
+    Malformed,
+    ResponseFields,
+    write_request,
+    write_response,
+    write_trailers,
+)
+from openshell.egress.http2.half import Half
+from openshell.egress.judging import (
+    Judged,
+    Judgement,
+    NeedsBody,
+    NeedsToken,
+    Refused,
+    TokenRefused,
+    judge,
+    may_stay,
+)
+from openshell.egress.recording import record_allowed
+from openshell.egress.refusing import marker_in_body, refuse_request
+from openshell.egress.route import Pending
+from openshell.egress.upstream import UpstreamFailed
+from openshell.ocsf import Refusal
+
+if TYPE_CHECKING:
+    from openshell.egress.http2.session import Session
+
+__all__ = ["StreamExchange"]
+
+_NO_ERROR: Final = int(h2.errors.ErrorCodes.NO_ERROR)
+_INTERNAL: Final = int(h2.errors.ErrorCodes.INTERNAL_ERROR)
+_CANCEL: Final = int(h2.errors.ErrorCodes.CANCEL)
+_PROTOCOL: Final = int(h2.errors.ErrorCodes.PROTOCOL_ERROR)
+# Interim heads before one response, as in HTTP/1.
+_MAX_INTERIM: Final = 32
+# What of a body may come before it is known where it goes: the stream's first window, see `shares`.
+_REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
+
+
+class StreamExchange:
+    """A request and its response."""
+
+    def __init__(self, session: "Session", stream_id: int, head: RequestHead) -> None:
+        self._session = session
+        self._services = session.services
+        self._connection = session.connection
+        self._id = stream_id
+        self._head = head
+        self._pending = Pending(head)
+        self._judged: Judged | None = None
+        self._far: Far | None = None
+        self._far_id = 0
+        self._up: Half | None = None
+        self._down: Half | None = None
+        # Of the body: what came before the request went out, and whether anything has come.
+        self._early: deque[tuple[bytes, int]] = deque()
+        self._arrived = asyncio.Event()
+        self._received = 0
+        self._ended = False
+        self._trailers: Headers = ()
+        self._scanner: MarkerScanner | None = None
+        self._interim = 0
+        self._begun = False
+        self._answered = False
+        self._repeated = False
+        self.closed = False
+        # For `sweep`: when and at which count something moved last.
+        self._touched = self._services.clock()
+        self._counts = (0, 0, 0, 0)
+        self._task = asyncio.create_task(self._run(), name="http2 stream")
+
+    # The request, until it goes out.
+
+    async def _run(self) -> None:
+        try:
+            admitted = await self._admit()
+            ready = await self._reach(admitted) if isinstance(admitted, Judged) else admitted
+            if self.closed:
+                return
+            if isinstance(ready, Refused):
+                self._say(refuse_request(self._services, self._connection, ready))
+            elif ready is not None:
+                self._send(*ready)
+        except Exception as error:
+            # A bug of ours; the operator must hear of it and the client must not wait for ever.
+            self._services.log.connection_failed(
+                self._connection.actor, None, f"internal error: {type(error).__name__}"
+            )
+            self._abort(_INTERNAL)
+            raise
+        finally:
+            self._session.flush()
+
+    def _judge(self) -> Judgement:
+        session, services = self._session, self._services
+        outcome = judge(
+            services.admission,
+            services.holder.current,
+            session.route,
+            self._pending,
+            now_ms=services.now_ms(),
+        )
+        session.route = outcome.route
+        return outcome
+
+    async def _admit(self) -> Judged | Refused:
+        """Judge, and get what judging asks for until it has an answer."""
+        while True:
+            outcome = self._judge()
+            match outcome:
+                case NeedsToken(grant=grant, tokens=tokens):
+                    asked_under = self._services.holder.current.number
+                    try:
+                        self._pending.token = grant, await tokens.token(grant)
+                    except TokenUnavailable as error:
+                        if self._services.holder.current.number != asked_under:
+                            continue
+                        refusal = TokenRefused(grant.owner, str(error))
+                        return Refused(outcome.route, refusal, outcome.where)
+                case NeedsBody():
+                    if is_large(self._head, outcome.limit):
+                        await self._services.large_bodies.acquire()
+                        self._pending.has_place = True
+                    held = await self._hold(outcome.limit)
+                    if not isinstance(held, bytes):
+                        seconds = self._services.limits.body_idle_seconds
+                        why = RefusedBody.held(
+                            held, outcome.use, outcome.limit, seconds, outcome.protocol
+                        )
+                        return Refused(outcome.route, why, outcome.where)
+                    self._pending.body = held
+                case _:
+                    return outcome
+
+    async def _hold(self, limit: int) -> bytes | BodyFault:
+        """Take the whole body, within a bound."""
+        framing = self._head.framing
+        if isinstance(framing, Length) and framing.octets > limit:
+            return BodyFault.SIZE
+        self._continue()
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._services.limits.body_idle_seconds):
+                while True:
+                    while self._early:
+                        data, counted = self._early.popleft()
+                        body += data
+                        if counted and not self._ended:
+                            self._session.peer.open_window(self._id, counted)
+                    if len(body) > limit:
+                        return BodyFault.SIZE
+                    if self._ended:
+                        return BodyFault.TRAILERS if self._trailers else bytes(body)
+                    self._session.flush()
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        except TimeoutError:
+            return BodyFault.TIME
+
+    def _continue(self) -> None:
+        """Ask a client for its body that waits to be asked."""
+        waits = any(v.lower() == b"100-continue" for v in self._head.values(b"expect"))
+        if waits and not (self._received or self._ended):
+            self._session.peer.send_headers(self._id, write_response(100, ()))
+
+    async def _reach(self, judged: Judged) -> tuple[Judged, Far] | Refused | None:
+        """Have a connection and a judgement with nothing waited for since."""
+        while True:
+            try:
+                far, waited = await self._session.reach()
+            except UpstreamFailed as failed:
+                self._fail(f"{failed.stage}: {failed.reason}", judged)
+                place = judged.where
+                self._say(
+                    self._services.denials.upstream_unreachable(
+                        place.host, place.port, failed.reason
+                    )
+                )
+                return None
+            if not waited and self._services.holder.current.number == judged.generation:
+                return judged, far
+            outcome: Judgement = self._judge()
+            if isinstance(outcome, Judged):
+                return outcome, far
+            if isinstance(outcome, NeedsToken | NeedsBody):
+                outcome = await self._admit()
+            if not isinstance(outcome, Judged):
+                return outcome
+            judged = outcome
+
+    def _send(self, judged: Judged, far: Far) -> None:
+        self._judged = judged
+        self._pending.is_streaming = True
+        body_is_ours = self._pending.body is not None
+        if judged.scan_body and not body_is_ours:
+            self._scanner = MarkerScanner()
+            self._scanner.feed(b"".join(data for data, _ in self._early))
+            if self._scanner.found or self._marked_trailers():
+                self._found_marker()
+                return
+        far_id = far.open(self)
+        if far_id is None:
+            self._say(bare(503))
+            return
+        fields, body = write_request(judged.wire, self._head, judged.route.scheme)
+        client = self._session.peer, self._id
+        self._far, self._far_id = far, far_id
+        up = self._up = Half(
+            (far.peer, far_id), None if body_is_ours else client, self._session.shares
+        )
+        if body_is_ours:
+            ended = not body
+            up.push(body)
+            up.end()
+        else:
+            ended = self._ended and not self._early and not self._trailers
+        up.finished = ended
+        if not far.peer.send_headers(far_id, fields, end=ended):
+            self._broken("it takes no more streams", _INTERNAL)
+            return
+        if judged.is_signed:
+            self._continue()
+        while self._early:
+            up.push(*self._early.popleft())
+        if self._ended and not body_is_ours:
+            up.end(write_trailers(self._trailers))
+        up.pump()
+        if not self._repeated:
+            record_allowed(self._services, self._connection, judged)
+
+    # What the client sends.
+
+    def on_data(self, data: bytes, counted: int) -> None:
+        self._touched = self._services.clock()
+        self._received += len(data)
+        if self._answered:
+            return
+        if self._scanner is not None:
+            known = self._scanner.found
+            if self._scanner.feed(data):
+                self._arrived.set()
+                self._session.peer.open_window(self._id, counted or 1)
+                if not known:
+                    self._found_marker()
+                return
+        if self._up is None:
+            self._early.append((data, counted))
+            self._arrived.set()
+        else:
+            self._up.push(data, counted)
+            self._up.pump()
+
+    def on_end(self, trailers: Headers) -> None:
+        """The client has sent all of its request."""
+        self._ended, self._trailers = True, trailers
+        self._touched = self._services.clock()
+        self._arrived.set()
+        framing = self._head.framing
+        if isinstance(framing, Length) and framing.octets != self._received:
+            self.on_broken(Malformed.LENGTH_BROKEN.value)
+        elif self._scanner is not None and self._scanner.found:
+            return
+        elif self._scanner is not None and self._marked_trailers():
+            self._found_marker()
+        elif self._up is not None and self._pending.body is None:
+            self._up.end(write_trailers(trailers))
+            self._up.pump()
+
+    def on_broken(self, reason: str) -> None:
+        """The client broke a rule of its body."""
+        self._services.log.request_denied(
+            self._connection.actor,
+            self._session.where(self._head) if self._judged is None else self._judged.where,
+            self._session.route.admitted.decision.matched_policy,
+            engine="http-parser",
+            reason=f"the request body was rejected: {reason}",
+            refusal=Refusal(
+                reason, group="l7_parse_rejection", ancestors=self._connection.actor.ancestors
+            ),
+            code=400,
+        )
+        self._drop_far(_CANCEL)
+        if self._begun:
+            self._abort(_PROTOCOL)
+        else:
+            self._say(bare(400))
+
+    def on_cancelled(self) -> None:
+        """The client has reset its stream, or is gone."""
+        self._drop_far(_CANCEL)
+        self._close()
+
+    # What the upstream sends.
+
+    def on_response(self, head: ResponseFields) -> None:
+        self._touched = self._services.clock()
+        if head.is_interim:
+            self._interim += 1
+            if self._interim > _MAX_INTERIM:
+                self.on_response_broken("it sent too many interim responses")
+                return
+        elif self._far is not None:
+            self._begun = True
+            client = self._session.peer, self._id
+            self._down = Half(client, (self._far.peer, self._far_id), self._session.shares)
+        self._session.peer.send_headers(self._id, write_response(head.status, head.headers))
+
+    def on_response_data(self, data: bytes, counted: int) -> None:
+        self._touched = self._services.clock()
+        if self._down is None:
+            self.on_response_broken("it sent data before a response")
+        else:
+            self._down.push(data, counted)
+            self.pump_down()
+
+    def on_response_end(self, trailers: Headers) -> None:
+        if self._down is None:
+            self.on_response_broken("it ended without a response")
+        else:
+            self._down.end(write_trailers(trailers))
+            self.pump_down()
+
+    def on_response_broken(self, reason: str) -> None:
+        self._drop_far(_CANCEL)
+        self._broken(reason, _INTERNAL)
+
+    def on_far_reset(self, error: int) -> None:
+        """The upstream has reset the stream; after its response that only ends the request."""
+        if self._down is not None and self._down.ended:
+            if self._up is not None:
+                self._up.drop()
+            self._forget_far()
+            return
+        self._forget_far()
+        if self._judged is not None:
+            self._fail(f"the upstream reset the stream: error {error}", self._judged)
+        self._abort(error)
+
+    def on_far_lost(self, reason: str) -> None:
+        if self._down is not None and self._down.ended:
+            self._forget_far()
+            return
+        again = (
+            not (self._begun or self._repeated or self._interim)
+            and isinstance(self._head.framing, NoBody)
+            and self._head.method in _REPEATABLE
+        )
+        self._forget_far()
+        if again and not self.closed:
+            # The upstream closed a connection that was kept; nothing of a response has come.
+            self._repeated, self._up = True, None
+            self._task = asyncio.create_task(self._run(), name="http2 stream")
+        else:
+            self._broken(reason, _INTERNAL)
+
+    def pump_up(self) -> None:
+        if self._up is not None:
+            self._up.pump()
+
+    def pump_down(self) -> None:
+        """Send what the client has room for; after the last of it the exchange is over."""
+        if self._down is None or self.closed:
+            return
+        self._down.pump()
+        if self._down.finished:
+            if not self._ended:
+                # An answer that does not wait for the rest of the request (RFC 9113 8.1).
+                self._session.peer.reset(self._id, _NO_ERROR)
+            if self._up is not None and not self._up.finished:
+                self._drop_far(_NO_ERROR)
+            self._close()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the client has no room for."""
+        return 0 if self._down is None else self._down.held
+
+    # Time and policy.
+
+    def sweep(self, now: float) -> None:
+        """End what does not move: a reader that does not read, a sender that does not send."""
+        up, down, limits = self._up, self._down, self._services.limits
+        counts = (
+            up.moved if up else 0,
+            down.moved if down else 0,
+            up.held if up else 0,
+            down.held if down else 0,
+        )
+        if counts != self._counts:
+            self._counts, self._touched = counts, now
+        idle = now - self._touched
+        if down is not None and down.held:
+            if idle > limits.stalled_reader_seconds:
+                self._end("the client does not read", _CANCEL)
+        elif (
+            # Once there is a response both talk: such streams may be silent for long.
+            not self._begun
+            and (not self._ended or (up is not None and up.held))
+            and self._task.done()
+            and idle > limits.body_idle_seconds
+        ):
+            self._end("the request body stopped", _CANCEL)
+
+    def reevaluate(self, generation: Generation) -> None:
+        """Judge a running exchange again; what has not gone out yet is judged before it goes."""
+        judged = self._judged
+        if judged is None or self.closed:
+            return
+        verdict = may_stay(self._services.admission, generation, judged)
+        if verdict is None:
+            return
+        match verdict:
+            case Admitted():
+                reason = "this stream would be inspected now"
+            case DestinationRefused():
+                reason = verdict.refused.reason
+            case _:
+                reason = verdict.reason
+        self._services.log.connection_closed(
+            self._connection.actor,
+            judged.where.place,
+            judged.decision.policy,
+            f"the policy changed: {reason}",
+        )
+        self.on_policy_end()
+
+    def on_policy_end(self) -> None:
+        """The connection is not allowed any more."""
+        self._drop_far(_CANCEL)
+        self._abort(_CANCEL)
+
+    # Ends.
+
+    def _found_marker(self) -> None:
+        """A placeholder stands in the body, where nothing replaces it: nothing more of it goes out."""
+        self._drop_far(_CANCEL)
+        self._task = asyncio.create_task(self._refuse_marker(), name="http2 marker")
+
+    async def _refuse_marker(self) -> None:
+        """Read a little more when the placeholder's name is cut, then refuse."""
+        scanner, judged, services = self._scanner, self._judged, self._services
+        if scanner is None or judged is None:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(services.limits.refusal_peek_seconds):
+                while not (scanner.is_settled or self._ended):
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        refused = refuse_marker(
+            services.holder.current.credentials,
+            scanner.placeholder,
+            judged.scope,
+            now_ms=services.now_ms(),
+        )
+        denial = marker_in_body(services, self._connection, judged, refused)
+        if self._begun:
+            self._abort(_CANCEL)
+        else:
+            self._say(denial)
+        self._session.flush()
+
+    def _marked_trailers(self) -> bool:
+        return any(find_marker(name) or find_marker(value) for name, value in self._trailers)
+
+    def _say(self, denial: Denial) -> None:
+        """Answer in the upstream's stead."""
+        if self.closed:
+            return
+        fields, body = write_denial(denial, self._head)
+        self._answered = self._begun = True
+        self._early.clear()
+        self._session.peer.send_headers(self._id, fields, end=not body)
+        self._down = Half((self._session.peer, self._id), None, self._session.shares)
+        self._down.finished = not body
+        self._down.push(body)
+        self._down.end()
+        self.pump_down()
+
+    def _broken(self, reason: str, error: int) -> None:
+        """The upstream failed: told where nothing has been answered yet, a reset elsewhere."""
+        judged = self._judged
+        if self.closed or judged is None:
+            return
+        if self._begun:
+            self._fail(f"the upstream broke its response: {reason}", judged)
+            self._abort(error)
+            return
+        self._fail(f"invalid response: {reason}", judged)
+        place = judged.where
+        self._say(self._services.denials.upstream_invalid(place.host, place.port, reason))
+
+    def _end(self, reason: str, error: int) -> None:
+        if self._judged is not None:
+            self._fail(reason, self._judged)
+        self._drop_far(error)
+        self._abort(error)
+
+    def _fail(self, message: str, judged: Judged) -> None:
+        self._services.log.connection_failed(self._connection.actor, judged.where.place, message)
+
+    def _abort(self, error: int) -> None:
+        if not self.closed:
+            self._session.peer.reset(self._id, error)
+            self._close()
+
+    def _drop_far(self, error: int) -> None:
+        if self._far is not None:
+            self._far.peer.reset(self._far_id, error)
+            self._forget_far()
+
+    def _forget_far(self) -> None:
+        far, self._far = self._far, None
+        if far is not None:
+            far.forget(self._far_id)
+
+    def _close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._forget_far()
+        for half in (self._up, self._down):
+            if half is not None:
+                half.drop()
+        self._early.clear()
+        if self._pending.has_place:
+            self._services.large_bodies.release()
+        if self._task is not asyncio.current_task():
+            self._task.cancel()
+        self._session.forget(self._id)
