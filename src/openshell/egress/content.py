@@ -9,6 +9,7 @@ with the request.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ _ALMOST = re.compile(
     rf"\W*({'|'.join(QUERY_NAMES)})(?!\w)",
     re.IGNORECASE,
 )
+_ENCODED_NAME = re.compile(rb"=\?base64\?(.*)\?=")
 _PLACEHOLDER_ERROR: Final = "a credential placeholder stands in place of a name"
 
 
@@ -149,8 +151,39 @@ def _rpc(pending: Pending, request: L7Request, *, is_mcp: bool) -> RpcRequest | 
         waits = is_mcp and request.method == "GET" and _has_no_body(head) and _accepts_events(head)
         return RpcStream() if waits else RpcRequest(error="only POST carries calls")
     found = read_rpc(pending.body or b"", is_mcp=is_mcp)
+    if is_mcp and not found.error and not _agrees(head, found):
+        return RpcRequest(error="Mcp-Method or Mcp-Name names another call than the body")
     named = (text for call in found.calls for text in (call.method, call.tool or ""))
     return RpcRequest(error=_PLACEHOLDER_ERROR) if _holds_marker(named) else found
+
+
+def _agrees(head: RequestHead, found: RpcRequest) -> bool:
+    """Whether fields that servers may route by repeat what the body says (MCP 2026-07-28)."""
+    methods, names = head.values(b"mcp-method"), head.values(b"mcp-name")
+    if not (methods or names):
+        return True
+    if len(found.calls) + found.responses != 1 or not found.calls:
+        return False
+    if max(len(methods), len(names)) > 1:
+        return False
+    call = found.calls[0]
+    if methods and methods[0] != call.method.encode("utf-8", "surrogatepass"):
+        return False
+    return (
+        not names
+        or call.tool is None
+        or _mcp_name(names[0]) == call.tool.encode("utf-8", "replace")
+    )
+
+
+def _mcp_name(value: bytes) -> bytes | None:
+    encoded = _ENCODED_NAME.fullmatch(value)
+    if encoded is None:
+        return value
+    try:
+        return base64.b64decode(encoded[1], validate=True)
+    except ValueError:
+        return None
 
 
 def _accepts_events(head: RequestHead) -> bool:

@@ -40,6 +40,9 @@ ENFORCED: Final = frozenset(
         Feature.REST,
         Feature.WEBSOCKET,
         Feature.WEBSOCKET_REWRITE,
+        Feature.GRAPHQL,
+        Feature.JSON_RPC,
+        Feature.MCP,
         Feature.SIGNING,
         Feature.BODY_REWRITE,
     )

@@ -57,6 +57,8 @@ MCP_REQUESTS: Final = frozenset(
         "resources/subscribe",
         "resources/templates/list",
         "resources/unsubscribe",
+        "server/discover",
+        "subscriptions/listen",
         "tasks/cancel",
         "tasks/get",
         "tasks/list",

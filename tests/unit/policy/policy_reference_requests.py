@@ -36,6 +36,8 @@ REQUESTS = {
     "resources/subscribe",
     "resources/templates/list",
     "resources/unsubscribe",
+    "server/discover",
+    "subscriptions/listen",
     "tasks/cancel",
     "tasks/get",
     "tasks/list",
