@@ -158,7 +158,17 @@ def test_protocols_whose_refusals_are_the_policys(engine, code, upgrade):
     assert found.is_upgrade is upgrade
 
 
-def test_an_upgrade_that_is_not_built_is_not_the_policys_word():
+@pytest.mark.parametrize(
+    ("engine", "upgrade"), [("l7-websocket", True), ("l7", None), ("l7-mcp", None)]
+)
+def test_what_passed_at_a_websocket_endpoint_was_a_handshake(engine, upgrade):
+    found = decision_of(
+        written(lambda log: log.request_allowed(ACTOR, WHERE, "api", engine=engine, message=""))
+    )
+    assert found.is_upgrade is upgrade
+
+
+def test_a_handshake_that_is_none_is_not_the_policys_word():
     reason = "denied as websocket, not by the policy"
     assert decision_of(denied_request("l7-websocket", "websocket")) == reason
 
