@@ -17,6 +17,7 @@ import re
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -148,11 +149,12 @@ class Attachment:
         return found
 
     def grants(self) -> set[Grant]:
-        found = set()
-        for credential in self.profile.credentials if self.profile else ():
+        found: set[Grant] = set()
+        profile = self.profile or openshell_pb2.ProviderProfile()
+        for credential in profile.credentials:
             if not credential.HasField("token_grant"):
                 continue
-            for at in self.profile.endpoints:
+            for at in profile.endpoints:
                 for port in ports_of(at):
                     places = [(at.host, port, at.path)]
                     for other in credential.token_grant.audience_overrides:
@@ -267,7 +269,7 @@ def reserved(state: openshell_pb2.StoredProviderCredentialRefreshState) -> list[
     return [state.credential_key, *state.additional_output_keys.values()]
 
 
-def _dangling(picture, sandbox):
+def _dangling(picture: Picture, sandbox: openshell_pb2.Sandbox) -> Iterator[str]:
     names = list(sandbox.spec.providers)
     for name in names:
         if (sandbox.metadata.workspace, name) not in picture.providers:
@@ -278,7 +280,7 @@ def _dangling(picture, sandbox):
         yield "more than 32 providers"
 
 
-def _keys(attached, now_ms):
+def _keys(attached: list[Attachment], now_ms: int) -> Iterator[str]:
     """(a) One variable, one owner."""
     for one, two in itertools.combinations(attached, 2):
         for key in sorted(one.keys(now_ms) & two.keys(now_ms)):
@@ -288,7 +290,7 @@ def _keys(attached, now_ms):
             yield f"(a) {key} is a credential of {one.name} and a setting of {two.name}"
 
 
-def _reservations(attached):
+def _reservations(attached: list[Attachment]) -> Iterator[str]:
     """(e) One variable, one refresh that writes it."""
     counted = Counter(key for item in attached for state in item.states for key in reserved(state))
     for key, count in counted.items():
@@ -296,9 +298,9 @@ def _reservations(attached):
             yield f"(e) {count} refreshes write {key}"
 
 
-def _grants(attached):
+def _grants(attached: list[Attachment]) -> Iterator[str]:
     """(b) No request that two grants fit equally well."""
-    every = sorted(set().union(*(item.grants() for item in attached)))
+    every = sorted({grant for item in attached for grant in item.grants()})
     for one, two in itertools.combinations(every, 2):
         if (
             one[:2] != two[:2]
@@ -310,7 +312,9 @@ def _grants(attached):
             yield f"(b) {one} and {two} are ambiguous"
 
 
-def _bindings(picture, sandbox, attached):
+def _bindings(
+    picture: Picture, sandbox: openshell_pb2.Sandbox, attached: list[Attachment]
+) -> Iterator[str]:
     """What the policy binds is attached, and nothing else says where its credentials go."""
     by_name = {item.name: item for item in attached}
     for key, rule in picture.policy(sandbox).network_policies.items():
@@ -324,7 +328,9 @@ def _bindings(picture, sandbox, attached):
                 yield f"rule {key} binds {bound.name}, whose profile has endpoints itself"
 
 
-def _composition(picture, sandbox, attached):
+def _composition(
+    picture: Picture, sandbox: openshell_pb2.Sandbox, attached: list[Attachment]
+) -> Iterator[str]:
     """(d) No two endpoints that would treat one request differently."""
     rules = dict(picture.policy(sandbox).network_policies)
     for key in rules:
@@ -413,7 +419,7 @@ def _path_pattern(path: str) -> re.Pattern[str]:
     return re.compile(".*".join(re.escape(part) for part in re.split(r"\*+", path)))
 
 
-def _loose_ends(picture):
+def _loose_ends(picture: Picture) -> Iterator[str]:
     """Every reference points at something, every secret has one owner."""
     ids = {row_id for row_id, _record in picture.providers.values()}
     owners = Counter(

@@ -15,7 +15,7 @@ import re
 
 import pytest
 
-from integration.invariants.universe import CLIENT_SECRET, STALE, VALUE, WORKSPACE, Universe
+from integration.invariants.universe import CLIENT_SECRET, OK, STALE, VALUE, WORKSPACE, Universe
 from openshell._proto import openshell_pb2_grpc, sandbox_pb2
 from support.gateways import Gateways
 from support.invariants import Objects, Picture, violations
@@ -71,8 +71,7 @@ class Walk:
                 await request.run()
 
         clients = [asyncio.ensure_future(client()) for _ in range(CLIENTS)]
-        await asyncio.sleep(0)
-        while sum(bool(request.ended) for request in self.round) < ROUND // 2:
+        while not any(each.done() for each in clients) and self._ended() < ROUND // 2:
             await asyncio.sleep(0.002)
         self.judge()
         await asyncio.gather(*clients)
@@ -84,6 +83,9 @@ class Walk:
         self.met += sum(
             one.began < two.ended and two.began < one.ended for one in here for two in there
         )
+
+    def _ended(self):
+        return sum(bool(request.ended) for request in self.round)
 
     def judge(self):
         rows = self._objects.read()
@@ -137,7 +139,7 @@ def deleted_in_use(before, round_):
             for name in request.about[1:]:
                 since.setdefault((request.about[0], name), request.ended)
     ends = [
-        r for r in round_ if r.succeeded and r.verb in ("DetachSandboxProvider", "DeleteSandbox")
+        r for r in round_ if r.status == OK and r.verb in ("DetachSandboxProvider", "DeleteSandbox")
     ]
     replaced = {r.about[0] for r in round_ if r.verb == "DeleteProvider" and r.succeeded}
     for deletion in gone:
