@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openshell.cli.output import printable
+
 if TYPE_CHECKING:
     import grpc
 
@@ -123,7 +125,8 @@ def _cause(details: str) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    first, *rest = message.splitlines() or ["unknown failure"]
+    # The gateway's sentences quote names that others chose.
+    first, *rest = [printable(line) for line in message.splitlines()] or ["unknown failure"]
     lines = textwrap.wrap(f"Error: {first}", _WIDTH, break_long_words=False, break_on_hyphens=False)
     with contextlib.suppress(BrokenPipeError):
         print("\n".join([*lines, *rest]), file=sys.stderr)

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import click
 
@@ -23,8 +23,12 @@ __all__ = [
     "print_block",
     "print_structured",
     "print_table",
+    "printable",
     "timestamp",
 ]
+
+_LAST_MS: Final = 253_402_300_799_000
+"""The last second that a date can say; ends of credentials may be set beyond it."""
 
 
 def _styled(text: str, code: str, stream: TextIO) -> str:
@@ -55,7 +59,7 @@ def timestamp(epoch_ms: int) -> str:
     """`YYYY-MM-DD HH:MM:SS` in UTC, `-` for none."""
     if epoch_ms <= 0:
         return "-"
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(min(epoch_ms, _LAST_MS) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -93,7 +97,9 @@ def printable(text: str) -> str:
 def print_structured(document: Any, form: str) -> None:
     """Writes JSON or YAML."""
     if form == "json":
-        print(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
+        # JSON itself escapes less than a terminal obeys.
+        print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
         return
     import yaml
 

@@ -10,7 +10,13 @@ import click
 from openshell.cli.completions import gateway_names
 from openshell.cli.connection import session
 from openshell.cli.groups import command
-from openshell.cli.output import output_option, print_block, print_structured, print_table
+from openshell.cli.output import (
+    output_option,
+    print_block,
+    print_structured,
+    print_table,
+    printable,
+)
 from openshell.cli.provider_values import (
     read_credentials,
     read_expiries,
@@ -41,7 +47,7 @@ def list_(limit: int, offset: int, names: bool, all_workspaces: bool, output: st
     if names:
         for item in found:
             workspace = f"{item.metadata.workspace}/" if all_workspaces else ""
-            print(f"{workspace}{item.metadata.name}")
+            print(printable(f"{workspace}{item.metadata.name}"))
     elif output != "table":
         print_structured([provider_document(item) for item in found], output)
     elif not found:

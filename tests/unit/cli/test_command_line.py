@@ -175,6 +175,16 @@ def test_an_unexpected_exception_is_one_sentence(capsys: pytest.CaptureFixture[s
     assert report(KeyboardInterrupt()) == 130
 
 
+def test_a_refusal_that_quotes_a_name_cannot_drive_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert report(CliError("provider '\x1b]0;evil\x07\u202e' is attached\nmore\x9b1m")) == 1
+    shown = capsys.readouterr().err
+    assert shown.replace("\n", "").isprintable()
+    assert "\\x1b]0;evil\\x07" in shown
+    assert shown.count("\n") == 2
+
+
 def test_help_loads_neither_grpc_nor_protobuf() -> None:
     script = (
         "import sys; from openshell.cli.main import run; run(['--help']);"

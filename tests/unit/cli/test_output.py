@@ -32,10 +32,25 @@ def test_structured_output_is_sorted_and_the_same_in_both_forms(
 
 
 @pytest.mark.parametrize(
-    ("epoch_ms", "text"), [(0, "-"), (-5, "-"), (1_700_000_000_000, "2023-11-14 22:13:20")]
+    ("epoch_ms", "text"),
+    [
+        (0, "-"),
+        (-5, "-"),
+        (1_700_000_000_000, "2023-11-14 22:13:20"),
+        (2**63 - 1, "9999-12-31 23:59:59"),
+    ],
 )
 def test_times(epoch_ms: int, text: str) -> None:
     assert timestamp(epoch_ms) == text
+
+
+def test_json_cannot_drive_the_terminal_either(capsys: pytest.CaptureFixture[str]) -> None:
+    document = {"a": "\x1b[31m\x7f\x9b31m\u202e\U000e0001 \u00e9"}
+    print_structured(document, "json")
+    text = capsys.readouterr().out
+    assert text.replace("\n", "").isprintable()
+    assert "\u00e9" in text
+    assert json.loads(text) == document
 
 
 def test_what_a_sandbox_writes_cannot_drive_the_terminal() -> None:
