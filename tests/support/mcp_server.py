@@ -47,7 +47,7 @@ def mcp_server() -> Iterator[ToolServer]:
     app = tools.build().streamable_http_app(
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False)
     )
-    config = uvicorn.Config(app, log_level="error", lifespan="on", ws="none")
+    config = uvicorn.Config(app, log_level="error", ws="none", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
@@ -57,6 +57,5 @@ def mcp_server() -> Iterator[ToolServer]:
         yield tools
     finally:
         server.should_exit = True
-        server.force_exit = True
         thread.join(10)
         listener.close()
