@@ -80,6 +80,8 @@ class ClientMessages:
 
         self.completed = 0
         """Text messages so far: tells an open message from the next one."""
+        self.inspected = 0
+        """Bytes of text so far, as they were judged."""
 
     @property
     def is_assembling(self) -> bool:
@@ -140,6 +142,7 @@ class ClientMessages:
         payload = b"".join(frame.payload for frame in frames)
         if compressed:
             payload = inflate_message(payload)
+        self.inspected += len(payload)
         try:
             text = payload.decode()
         except UnicodeDecodeError:
