@@ -43,6 +43,8 @@ _PCHAR: Final = frozenset(
 )
 # Stands for a kept encoded slash while segments are resolved; no byte of a path can be it.
 _KEPT_SLASH: Final = 0
+# What an upstream may take for the border of segments after all; Windows' servers do so with backslashes.
+_MAY_BORDER: Final = re.compile(rb"[\x00\\]")
 
 
 class TargetRejectReason(Enum):
@@ -59,7 +61,7 @@ class TargetRejectReason(Enum):
         "the path contains '%2F'; allow_encoded_slash: true on the endpoint would keep it"
     )
     ABOVE_ROOT = "the path climbs above '/'"
-    DOT_SEGMENT = "the path hides a dot segment behind an encoded slash"
+    DOT_SEGMENT = "the path hides a dot segment behind an encoded slash or a backslash"
     QUERY_NOT_UTF8 = "the query does not decode to UTF-8"
 
 
@@ -156,10 +158,10 @@ def _resolve(path: bytes, *, allow_encoded_slash: bool) -> tuple[str, bool]:
             segments.pop()
         elif not ends_open:
             segments.append(segment)
-    kept_slash = bytes((_KEPT_SLASH,))
     for segment in segments:
-        if kept_slash in segment and {b".", b".."} & set(segment.split(kept_slash)):
+        if _MAY_BORDER.search(segment) and {b".", b".."} & set(_MAY_BORDER.split(segment)):
             raise TargetRejected(TargetRejectReason.DOT_SEGMENT)
+    kept_slash = bytes((_KEPT_SLASH,))
     out = "/" + "/".join(map(_encode, segments))
     kept = any(kept_slash in segment for segment in segments)
     return (out + "/" if ends_open and segments else out), kept
