@@ -126,7 +126,7 @@ def test_running_sandboxes_follow_without_a_gap(
         f"{told['count']} requests in {lasted:.1f} s meanwhile"
     )
     assert told["wrong"] == []
-    assert told["count"] > 0.5 * PER_SECOND * lasted
+    assert told["count"] > 0.2 * PER_SECOND * lasted
     assert max(took) < BOUND_MS
     # All that went out carried the value, also from a process that has seen none of the new placeholders.
     assert {got.headers.get("Authorization") for got in upstream.received} == {f"Bearer {SECRET}"}
