@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -65,7 +65,7 @@ class InferenceType:
     protocols: tuple[str, ...]
     passthrough: frozenset[str] = frozenset()
     """Fields of the client that go on, beside those that always do."""
-    headers: Mapping[str, str] = MappingProxyType({})
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Fields that are added where the client has none of that name."""
 
 
