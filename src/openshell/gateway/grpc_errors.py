@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import grpc
 import grpc.aio
@@ -19,6 +19,11 @@ from openshell.gateway.errors import ApiError, Code, error_to_status
 __all__ = ["ErrorInterceptor"]
 
 _STATUS = {code: grpc.StatusCode[code.name] for code in Code}
+
+MAX_MESSAGE: Final = 4_000
+"""Bytes of a status as it travels: in a header, and clients give the whole call up above 8 kB of those."""
+_MORE: Final = " [...]"
+
 _log = logging.getLogger(__name__)
 
 
@@ -91,7 +96,7 @@ async def _answer(method: str, context: Any, error: Exception) -> NoReturn:
             raise asyncio.CancelledError from error
         _log.error("%s failed", method, exc_info=error)
         told = Code.INTERNAL, "internal error; the gateway's log says more"
-    code, message = told
+    code, message = told[0], _fitting(told[1])
     if isinstance(error, ApiError) and error.details:
         metadata = tuple(
             (f"openshell-{key.replace('_', '-')}", _ascii(value))
@@ -100,6 +105,17 @@ async def _answer(method: str, context: Any, error: Exception) -> NoReturn:
         await context.abort(_STATUS[code], message, metadata)
     await context.abort(_STATUS[code], message)
     raise AssertionError("abort returned")
+
+
+def _fitting(message: str) -> str:
+    """The message, or its beginning: a sentence about hundreds of things would not arrive at all."""
+    left = MAX_MESSAGE
+    for at, char in enumerate(message):
+        # As gRPC writes it: what is not printable ASCII, and the percent sign, takes three bytes for one.
+        left -= 1 if " " <= char <= "~" and char != "%" else 3 * len(char.encode(errors="replace"))
+        if left < 0:
+            return message[:at] + _MORE
+    return message
 
 
 def _ascii(value: str) -> str:

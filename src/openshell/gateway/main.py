@@ -12,6 +12,7 @@ import contextlib
 import importlib.metadata
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _fail(error)
     _configure_logging(settings.log_level)
+    # A core file would hold the keys and whatever credential is open at that moment.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(settings))
 
@@ -92,12 +95,22 @@ def _fail(error: Exception) -> int:
     return 1
 
 
+class _Tame(logging.Formatter):
+    """Messages quote names that clients chose: none may look like a line of ours, or drive a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the base class's name
+        shown = (
+            char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}"
+            for char in record.message
+        )
+        record.message = "".join(shown).replace("\n", "\n  ")
+        return super().formatMessage(record)
+
+
 def _configure_logging(level: str) -> None:
-    logging.basicConfig(
-        stream=sys.stdout,
-        level=_LEVELS[level],
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Tame("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=_LEVELS[level], handlers=[handler])
     # Their debug lines come by the hundred per call and say nothing about ours.
     for foreign in ("grpc", "asyncio"):
         logging.getLogger(foreign).setLevel(max(logging.WARNING, _LEVELS[level]))

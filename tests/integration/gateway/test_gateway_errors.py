@@ -73,3 +73,20 @@ async def test_details_travel_as_metadata(gw, monkeypatch):
     monkeypatch.setattr(gw.gateway._store, "look_up", refused)
     error = await get(gw)
     assert dict(error.trailing_metadata())["openshell-current-version"] == "3\\xe4"
+
+
+@pytest.mark.parametrize(
+    "letter", ["x", "\u00e9", "%", "\n"], ids=["plain", "accent", "percent", "line"]
+)
+async def test_a_sentence_without_end_arrives_in_part(gw, monkeypatch, letter):
+    """gRPC drops a whole status that does not fit into a header, and then nobody knows why."""
+
+    async def refused(_fn):
+        raise ApiError(Code.FAILED_PRECONDITION, f"begins: {letter * 50_000}", {"fault": "x"})
+
+    monkeypatch.setattr(gw.gateway._store, "look_up", refused)
+    error = await get(gw)
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert error.details().startswith("begins: ")
+    assert error.details().endswith("[...]")
+    assert dict(error.trailing_metadata())["openshell-fault"] == "x"

@@ -166,5 +166,30 @@ def test_generate_certs_then_serve(program):
     assert program.end(taken[0])[0] == 0
 
 
+def test_a_crash_leaves_no_core_file(program):
+    """It would hold the keys of the gateway and whatever value is open."""
+    process, _line = program.start("--embedded")
+    limits = Path(f"/proc/{process.pid}/limits").read_text().splitlines()
+    (core,) = (line.split()[-3:-1] for line in limits if line.startswith("Max core file size"))
+    assert core == ["0", "0"]
+
+
+def test_a_name_in_the_log_is_no_line_of_its_own():
+    """Names of providers may hold anything; who reads the log must not take them for the gateway's words."""
+    script = (
+        "import logging; from openshell.gateway.main import _configure_logging;"
+        "_configure_logging('info');"
+        "logging.warning('provider %s is left out', 'a\\n2026-01-01 INFO all is well\\x1b[31m\\r\\u202e');"
+        "logging.info('after')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=SECONDS
+    )
+    first, second, third = done.stdout.splitlines()
+    assert first.endswith("WARNING root: provider a")
+    assert second == r"  2026-01-01 INFO all is well\x1b[31m\x0d\x202e is left out"
+    assert third.endswith("INFO root: after")
+
+
 def test_version(program):
     assert program.run("--version").stdout.startswith("openshell-gateway ")
