@@ -53,6 +53,10 @@ class CaptureAdapter:
             connection.stream.reset()
             return
         host = self._host_for(address) or _plain(address)
+        local = self._pipeline.local.at(host, port)
+        if local is not None:
+            await self._pipeline.serve_local(connection, local)
+            return
         outcome = await self._services.admission.admit(connection.identity, host, port)
         if not isinstance(outcome, Admitted):
             denial = refuse_connection(self._services, connection, outcome, host, port)

@@ -65,6 +65,11 @@ class ExplicitProxy:
                     return
                 # The authority is read and replaced; from here on the target is a path.
                 head = head.with_target(target.origin_form)
+                local = self._pipeline.local.at(target.host, target.port)
+                if local is not None:
+                    if not await local.serve(self._services, connection, head):
+                        return
+                    continue
                 if exchanges is None or not _leads_to(exchanges, target):
                     if exchanges is not None:
                         exchanges.close()
@@ -86,11 +91,15 @@ class ExplicitProxy:
         except HeadRejected as rejected:
             self._pipeline.unparsable(connection, None, rejected)
             return bare(400)
+        local = self._pipeline.local.find(target.host)
+        if local is not None and local.elsewhere is not None:
+            is_served = (target.scheme, target.port) == ("http", local.port)
+            return target if is_served else local.elsewhere
         if target.scheme == "https":
             return denials.https_needs_connect()
         if target.scheme != "http":
             return denials.unsupported_scheme()
-        if target.host in _RESERVED:
+        if local is None and target.host in _RESERVED:
             return self._reserved(connection, target.host, target.port)
         return target
 
@@ -124,7 +133,7 @@ class ExplicitProxy:
         # A client may not send tunnel bytes before it knows that there is a tunnel.
         connection.stream.take()
         host, port = authority.host, authority.port or 0
-        if host in _RESERVED:
+        if host in _RESERVED and host not in self._pipeline.local:
             await say(connection, self._reserved(connection, host, port), head)
             return
         outcome = await self._services.admission.admit(connection.identity, host, port)

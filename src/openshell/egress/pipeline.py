@@ -22,6 +22,7 @@ from openshell.egress.http1 import (
 )
 from openshell.egress.http2.offers import H2, HTTP1, read_offer
 from openshell.egress.link import Link
+from openshell.egress.local_names import LocalName, LocalNames
 from openshell.egress.peek import FirstBytes, classify
 from openshell.egress.relay import Relay
 from openshell.egress.route import Route
@@ -35,9 +36,10 @@ __all__ = ["Pipeline", "say"]
 class Pipeline:
     """The shared steps, for the connections of one sandbox."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, local: LocalNames) -> None:
         self.services = services
         self._services = services
+        self.local = local
 
     def tunnel_refusal(self, connection: ClientConnection, admitted: Admitted) -> Denial | None:
         """Refuse what could not be treated as the policy demands, before anything is opened."""
@@ -152,6 +154,14 @@ class Pipeline:
                     return
         finally:
             exchanges.close()
+
+    async def serve_local(self, connection: ClientConnection, name: LocalName) -> None:
+        """Serve the requests of a captured connection that leads to a name of ours."""
+        place = HostPort(name.host, name.port)
+        while True:
+            head = await self.next_head(connection, TUNNEL_HEAD_LIMIT, place)
+            if head is None or not await name.serve(self._services, connection, head):
+                return
 
     def exchanges(
         self,

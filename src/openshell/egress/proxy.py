@@ -28,6 +28,7 @@ from openshell.egress.holding import LARGE_BODIES
 from openshell.egress.identity import PeerIdentifier, Peers
 from openshell.egress.limits import Limits
 from openshell.egress.listener import AcceptLoop
+from openshell.egress.local_names import LocalName, LocalNames
 from openshell.egress.pipeline import Pipeline
 from openshell.egress.resolve import NameResolver
 from openshell.egress.stream import open_stream
@@ -98,9 +99,13 @@ class EgressProxy:
         limits: Limits | None = None,
         relaxed_identity: bool = False,
         hostname: str = "",
+        local: Sequence[LocalName] = (),
         now_ms: Callable[[], int] = _wall_ms,
     ) -> None:
-        """`sandbox` is the name in suggested commands, `hostname` the sandbox's own."""
+        """`sandbox` is the name in suggested commands, `hostname` the sandbox's own.
+
+        `local` are names that are served here.
+        """
         clock = asyncio.get_running_loop().time
         limits = limits or Limits()
         self._listeners = listeners
@@ -123,7 +128,9 @@ class EgressProxy:
             now_ms=now_ms,
             large_bodies=asyncio.Semaphore(LARGE_BODIES),
         )
-        self._dns, self._explicit, self._capture = _doors(self._services, listeners, hostname)
+        self._dns, self._explicit, self._capture = _doors(
+            self._services, listeners, hostname, LocalNames(local)
+        )
         self._connections: set[ClientConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         # Counted from the moment of accepting, before there is a connection object.
@@ -252,18 +259,18 @@ class EgressProxy:
 
 
 def _doors(
-    services: Services, listeners: Listeners, hostname: str
+    services: Services, listeners: Listeners, hostname: str, local: LocalNames
 ) -> tuple[DnsServer, ExplicitProxy, CaptureAdapter]:
     """Make what answers clients; names and captured connections share one table."""
     names = SyntheticTable(services.clock)
     server = DnsServer(
         names,
-        could_resolve=services.admission.could_resolve,
+        could_resolve=lambda host: host in local or services.admission.could_resolve(host),
         on_refused=_RefusedNames(services.log, services.clock).report,
         clock=services.clock,
         own_hostname=hostname,
     )
-    pipeline = Pipeline(services)
+    pipeline = Pipeline(services, local)
     own = {str(sock.getsockname()[0]) for sock in (*listeners.proxy, *listeners.dns_udp)}
     capture = CaptureAdapter(
         pipeline, host_for=names.host_for, own_addresses=frozenset(own - {"0.0.0.0", "::"})
