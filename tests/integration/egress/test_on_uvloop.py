@@ -20,6 +20,9 @@ from integration.egress import (
 from integration.egress import (
     test_slow_readers as slow,
 )
+from integration.egress import (
+    test_websocket_on_the_wire as sockets,
+)
 
 SCENARIOS = [
     explicit.test_plain_request_is_forwarded_and_judged,
@@ -45,6 +48,13 @@ SCENARIOS = [
     capture.test_tls_to_a_looked_up_name,
     capture.test_tls_skip_passes_the_hello_on,
     capture.test_a_connection_to_the_listener_itself_is_refused,
+    sockets.test_frames_before_the_101_are_judged_after_it,
+    sockets.test_a_message_that_drips,
+    sockets.test_a_frame_after_close,
+    sockets.test_a_close_of_ours_stands_between_two_frames_of_the_server,
+    sockets.test_many_reloads_disturb_nobody,
+    sockets.test_a_server_that_never_reads_is_given_up,
+    sockets.test_thousands_of_tiny_messages_do_not_keep_others_waiting,
 ]
 
 
@@ -53,5 +63,15 @@ def test_on_uvloop(scenario):
     async def run():
         assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
         await scenario()
+
+    uvloop.run(run())
+
+
+@pytest.mark.parametrize("endpoint", sockets.MODES.values(), ids=sockets.MODES.keys())
+def test_websockets_end_on_uvloop(endpoint):
+    async def run():
+        await sockets.test_either_side_may_end_its_direction_first(endpoint)
+        for who in ("client", "server", "proxy"):
+            await sockets.test_an_abrupt_end_reaches_the_other_side(endpoint, who)
 
     uvloop.run(run())

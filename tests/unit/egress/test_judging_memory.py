@@ -89,6 +89,12 @@ REQUESTS = {
     "drops no field": write(b"X-Key: 1"),
     "drops a marker": write(b"Connection: X-Key", b"X-Key: " + MARK),
     "WebSocket": write(b"Connection: Upgrade", b"Upgrade: websocket"),
+    "WebSocket handshake": write(
+        b"Connection: Upgrade",
+        b"Upgrade: websocket",
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ),
     "h2c": write(b"Connection: Upgrade", b"Upgrade: h2c"),
     "upgrade without Connection": write(b"Upgrade: websocket"),
     "length": write(b"Content-Length: 3", method=b"POST"),
