@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from integration.invariants.world import NOW_MS, Gateway, build, outcome
+from integration.invariants.world import NOW_MS, VARIANTS, Gateway, build, outcome
 from openshell.gateway.store.postgres import PostgresStore
 from openshell.gateway.store.sqlite import SqliteStore
 from support.invariants import Objects
@@ -106,19 +106,19 @@ async def _two(url, stores, count_waiting):
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory):
-    """Both worlds, by whether the setting is on."""
+    """One for each variant."""
 
-    async def make(v2):
+    async def make(variant):
         path = f"{tmp_path_factory.mktemp('world')}/built.db"
         store = await SqliteStore.open(path, clock_ms=lambda: NOW_MS)
-        await build(store, v2=v2)
+        await build(store, variant)
         await store.close()
         with Objects(f"sqlite:{path}") as objects:
             return objects.read()
 
     # A loop is running already, and the next test has another one.
     with ThreadPoolExecutor(1) as thread:
-        return {v2: World(thread.submit(asyncio.run, make(v2)).result()) for v2 in (False, True)}
+        return {each: World(thread.submit(asyncio.run, make(each)).result()) for each in VARIANTS}
 
 
 @pytest.fixture

@@ -12,11 +12,13 @@ import pytest
 from integration.invariants.world import (
     BEFORE_V2,
     ONE_WINS,
+    ONE_WINS_GLOBAL,
     ONE_WINS_V2,
     READ_FIRST,
     SINCE_V2,
     SUCCESS,
     TOO_LATE,
+    UNDER_GLOBAL,
     WRITERS,
     facts,
 )
@@ -24,7 +26,21 @@ from support.invariants import violations
 from support.pausing_store import Point
 
 BACKENDS = ("sqlite", "postgres")
-CASES = [(True, name) for name in SINCE_V2] + [(False, name) for name in BEFORE_V2]
+SUFFIXES = {SINCE_V2: "", BEFORE_V2: " before v2", UNDER_GLOBAL: " under a global policy"}
+CASES = [
+    pytest.param(variant, name, id=name + suffix)
+    for variant, suffix in SUFFIXES.items()
+    for name in variant
+]
+EXCLUSIVE = [
+    pytest.param(variant, pair, id=" - ".join(pair))
+    for variant, pairs in (
+        (SINCE_V2, ONE_WINS),
+        (BEFORE_V2, ONE_WINS_V2),
+        (UNDER_GLOBAL, ONE_WINS_GLOBAL),
+    )
+    for pair in pairs
+]
 
 
 class Oracle:
@@ -72,16 +88,14 @@ def points(name, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    ("v2", "first"), CASES, ids=[f"{name}{'' if v2 else ' before v2'}" for v2, name in CASES]
-)
-async def test_every_other_writer_meets_it_half_way(v2, first, backend, both, sqlite, worlds):
-    oracle = Oracle(sqlite, worlds[v2])
+@pytest.mark.parametrize(("variant", "first"), CASES)
+async def test_every_other_writer_meets_it_half_way(variant, first, backend, both, sqlite, worlds):
+    oracle = Oracle(sqlite, worlds[variant])
     stops = 0
-    for second in SINCE_V2 if v2 else BEFORE_V2:
+    for second in variant:
         for point in points(first, backend):
             allowed = await oracle.allowed(first, second, point, backend)
-            both.objects.restore(worlds[v2].rows)
+            both.objects.restore(worlds[variant].rows)
             answers, stopped = await both.meanwhile(WRITERS[first], WRITERS[second], point)
             stops += stopped
             objects = both.objects.read()
@@ -92,14 +106,10 @@ async def test_every_other_writer_meets_it_half_way(v2, first, backend, both, sq
     assert stops or alone not in SUCCESS, "it was never stopped"
 
 
-@pytest.mark.parametrize(
-    ("v2", "pair"),
-    [(True, pair) for pair in ONE_WINS] + [(False, pair) for pair in ONE_WINS_V2],
-    ids=[" - ".join(pair) for pair in (*ONE_WINS, *ONE_WINS_V2)],
-)
-async def test_the_pairs_are_worth_trying(v2, pair, sqlite, worlds):
+@pytest.mark.parametrize(("variant", "pair"), EXCLUSIVE)
+async def test_the_pairs_are_worth_trying(variant, pair, sqlite, worlds):
     """Of these each one succeeds alone and the two in turn do not, in both orders."""
-    oracle = Oracle(sqlite, worlds[v2])
+    oracle = Oracle(sqlite, worlds[variant])
     for names in (pair, pair[::-1]):
         for name in names:
             assert (await oracle.of(name))[0][0] in SUCCESS, name
@@ -110,7 +120,7 @@ async def test_the_pairs_are_worth_trying(v2, pair, sqlite, worlds):
 
 @pytest.mark.parametrize("pair", TOO_LATE, ids=[" - ".join(pair) for pair in TOO_LATE])
 async def test_what_comes_too_late(pair, sqlite, worlds):
-    oracle = Oracle(sqlite, worlds[True])
+    oracle = Oracle(sqlite, worlds[SINCE_V2])
     assert (await oracle.of(pair[1]))[0][0] in SUCCESS
     answers, _world = await oracle.of(*pair)
     assert answers[0] in SUCCESS

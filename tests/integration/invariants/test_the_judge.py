@@ -4,7 +4,7 @@ import pytest
 
 from integration.invariants.test_at_random import deleted_in_use
 from integration.invariants.universe import Request, as_policy
-from integration.invariants.world import audited
+from integration.invariants.world import BEFORE_V2, SINCE_V2, audited
 from openshell._proto import datamodel_pb2, openshell_pb2
 from support.invariants import Grant, Picture, hosts_meet, paths_meet, violations
 from support.policies import BOUND
@@ -105,15 +105,15 @@ FAULTS = [
 
 @pytest.mark.parametrize(("spoil", "says"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
 def test_a_fault_is_seen(worlds, spoil, says):
-    assert not violations(worlds[True].rows)
-    found = violations(spoil(worlds[True].rows))
+    assert not violations(worlds[SINCE_V2].rows)
+    found = violations(spoil(worlds[SINCE_V2].rows))
     assert any(says in sentence for sentence in found), found
 
 
 def test_without_composition_layers_contradict_nothing(worlds):
     spoilt = governed(audited("calm.acme.test"))
-    assert violations(spoilt(worlds[True].rows))
-    assert not violations(spoilt(worlds[False].rows))
+    assert violations(spoilt(worlds[SINCE_V2].rows))
+    assert not violations(spoilt(worlds[BEFORE_V2].rows))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def request(verb, about, began, ended, status="OK"):
 )
 def test_a_profile_that_went_while_it_was_used(worlds, calls, wrong):
     """The deletion takes from 5 to 6; `calmer` was attached before everything."""
-    before = Picture.of(worlds[True].rows)
+    before = Picture.of(worlds[SINCE_V2].rows)
     before.providers["default", "calmer"][1].profile_workspace = ""
     deletion = request("DeleteProviderProfile", ("", "calm"), 5, 6)
     assert bool(list(deleted_in_use(before, [*calls, deletion]))) == wrong

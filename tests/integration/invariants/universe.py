@@ -118,7 +118,7 @@ class Universe:
             self.forget: 3,
             self.rotate: 5,
             self.set_policy: 10,
-            self.set_v2: 6,
+            self.set_v2: 10,
             self.set_global: 1,
             self.delete_global: 4,
         }
@@ -367,7 +367,7 @@ class Universe:
         return self._request(gateway, (name, about), "UpdateConfig", message, ABSENT, UNFIT)
 
     def set_v2(self, gateway):
-        value = self._maybe(0.85)
+        value = self._maybe(0.7)
         message = openshell_pb2.UpdateConfigRequest(
             setting_key="providers_v2_enabled",
             setting_value={"bool_value": value},

@@ -141,8 +141,8 @@ class Gateway(Refreshing):
 _BOX = openshell_pb2.Sandbox(metadata=datamodel_pb2.ObjectMeta(name="box"))
 
 
-async def build(store, *, v2):
-    """The world, in an empty database."""
+async def build(store, variant):
+    """The world, in an empty database. It has `SINCE_V2`, `BEFORE_V2` and `UNDER_GLOBAL` variants."""
     await store.write(lambda tx: ensure_default(tx, str(uuid.uuid4())))
     gateway = Gateway(store)
     await gateway.imports(CALM, workspace=PLATFORM)
@@ -169,10 +169,12 @@ async def build(store, *, v2):
     ):
         await gateway.provider(name, credentials, kind=kind, scope=WORKSPACE)
     await gateway.configures("plain", "OLD")
-    if v2:
+    if variant is not BEFORE_V2:
         await gateway.v2()
     attached = ["plain", "other", "calmer", "first", "second"]
     await gateway.sandbox("box", providers=attached, policy=OPEN)
+    if variant is UNDER_GLOBAL:
+        await gateway.set_global(OPEN)
 
 
 WRITERS = {
@@ -213,6 +215,7 @@ WRITERS = {
     "audit calm": lambda g: g.sets_policy(audited("calm.acme.test")),
     "bind plain": lambda g: g.sets_policy(BOUND.replace("provider: work", "provider: plain")),
     "turn v2 on": lambda g: g.v2(),
+    "delete the global policy": lambda g: g.delete_global(),
 }
 
 READ_FIRST = frozenset(
@@ -243,7 +246,17 @@ BEFORE_V2 = (
     "update idle",
 )
 """What the setting can contradict, for a world where it is off."""
-SINCE_V2 = tuple(name for name in WRITERS if name != "turn v2 on")
+UNDER_GLOBAL = (
+    "delete the global policy",
+    "attach worker",
+    "update calm badly",
+    "attach p1",
+    "update idle",
+    "create a sandbox with idler",
+)
+"""The same of a policy for all sandboxes, which suppresses what providers add."""
+SINCE_V2 = tuple(name for name in WRITERS if name not in (BEFORE_V2[0], UNDER_GLOBAL[0]))
+VARIANTS = (SINCE_V2, BEFORE_V2, UNDER_GLOBAL)
 
 ONE_WINS = (
     ("import fresh", "import fresh"),
@@ -276,6 +289,10 @@ ONE_WINS_V2 = (
     ("turn v2 on", "attach worker"),
     ("turn v2 on", "audit calm"),
     ("turn v2 on", "update calm badly"),
+)
+ONE_WINS_GLOBAL = (
+    ("delete the global policy", "attach worker"),
+    ("delete the global policy", "update calm badly"),
 )
 
 TOO_LATE = (
