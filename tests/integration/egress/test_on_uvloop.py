@@ -1,6 +1,7 @@
 """The supervisor runs on uvloop: the scenarios that touch transports run there as well."""
 
 import asyncio
+import itertools
 
 import pytest
 import uvloop
@@ -71,7 +72,7 @@ def test_on_uvloop(scenario):
 def test_websockets_end_on_uvloop(endpoint):
     async def run():
         await sockets.test_either_side_may_end_its_direction_first(endpoint)
-        for who in ("client", "server", "proxy"):
-            await sockets.test_an_abrupt_end_reaches_the_other_side(endpoint, who)
+        for who, tls in itertools.product(("client", "server", "proxy"), (False, True)):
+            await sockets.test_an_abrupt_end_reaches_the_other_side(endpoint, who, tls)
 
     uvloop.run(run())

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import zlib
+from dataclasses import replace
 
 import pytest
 from websockets.asyncio.client import connect
@@ -41,10 +42,13 @@ from integration.egress.websockets_here import (
     policy,
     read_frame,
 )
+from openshell.egress.generation import Generation
 from openshell.egress.limits import Limits
 from openshell.egress.websocket.deflate import deflate_message
 from openshell.egress.websocket.frames import MAX_BINARY_FRAME, MAX_TEXT
 from openshell.egress.websocket.messages import AssemblyBudget
+from openshell.policy.compile import compile_policy
+from openshell.policy.parse import parse_policy
 
 CLEAN = [ClientPerMessageDeflateFactory(client_max_window_bits=None)]
 
@@ -645,6 +649,80 @@ async def test_the_next_message_carries_the_new_credential():
     assert seen == [SECRET, "second", "second", "third"]
 
 
+class Credentialed(Held):
+    """An endpoint that a provider's layer has marked as carrying credentials."""
+
+    def _generation(self, number, text):
+        parsed = parse_policy(text, source="test")
+        rule = parsed.network_policies["test"]
+        marked = tuple(replace(e, provider_credentialed=True) for e in rule.endpoints)
+        rules = {"test": replace(rule, endpoints=marked)}
+        compiled = compile_policy(replace(parsed, network_policies=rules), generation=number)
+        return Generation(number, compiled, self._credentials)
+
+
+async def test_binary_messages_to_a_credentialed_endpoint():
+    async with Peer() as peer, Credentialed(rest(A, peer.port)) as proxy:
+        client = await opened(proxy, peer.port)
+        await client.send(frame(TEXT, b"fine") + frame(BINARY, b"x" * 100))
+        code, reason = closing(await read_frame(client.reader))
+        assert (code, reason) == (1008, "binary messages cannot be inspected for credentials")
+        assert [f.data for f in await peer.frames()] == [b"fine"]
+        assert len(proxy.denials) == 1
+    endpoint = rest(A, peer.port, allow_uninspected_credentials=True)
+    async with Peer() as peer, Credentialed(endpoint | {"port": peer.port}) as proxy:
+        client = await opened(proxy, peer.port)
+        await client.send(frame(BINARY, b"x" * 100))
+        await asyncio.wait_for(peer.got.wait(), 10)
+        client.close()
+    assert proxy.denials == []
+
+
+async def test_a_placeholder_to_a_credentialed_endpoint_whose_credential_is_gone():
+    async with Peer() as peer, Credentialed(chat(peer.port)) as proxy:
+        client = await opened(proxy, peer.port)
+        proxy._credentials = proxy._credentials.revoked()
+        proxy.reload(proxy._policy)
+        await client.send(frame(TEXT, b"fine") + frame(TEXT, PLACEHOLDER.encode()))
+        assert closing(await read_frame(client.reader))[0] == 1008
+        assert [f.data for f in await peer.frames()] == [b"fine"]
+
+
+SUBSCRIBE = '{"type": "subscribe", "id": "1", "payload": {"query": "%s", "variables": {"k": "%s"}}}'
+OPERATIONS = {
+    "in a variable": (SUBSCRIBE % ("{ user }", PLACEHOLDER), SECRET, True),
+    "in a string of the operation": (
+        SUBSCRIBE % (f'{{ user(key: \\"{PLACEHOLDER}\\") }}', ""),
+        SECRET,
+        True,
+    ),
+    "a value that makes another operation": (
+        SUBSCRIBE % (f'{{ user(key: \\"{PLACEHOLDER}\\") }}', ""),
+        'x") } mutation m { drop(key: "y',
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("said", "value", "passes"), OPERATIONS.values(), ids=OPERATIONS.keys())
+async def test_a_credential_in_an_operation_leaves_it_the_operation_it_was(said, value, passes):
+    rule = {"operation_type": "query", "fields": ["user"]}
+    async with echoing() as (port, seen):
+        endpoint = chat(port, rule, websocket_credential_rewrite=True)
+        async with Held(endpoint) as proxy:
+            proxy.renew(value, 2)
+            through = f"http://127.0.0.1:{proxy.port}"
+            async with connect(f"ws://{A}:{port}/chat", proxy=through) as socket:
+                await socket.send(said.replace("v1_", "v2_"))
+                if passes:
+                    await socket.recv()
+                else:
+                    with pytest.raises(ConnectionClosedError):
+                        await socket.recv()
+            assert value not in "".join(map(repr, proxy.events))
+    assert [value in message for message in seen] == ([True] if passes else [])
+
+
 # Reloads
 
 CHANGES = {
@@ -680,6 +758,20 @@ async def test_a_reload_ends_only_what_is_not_allowed(change, code):
             assert len(proxy.denials) == 1
     if code == 1012:
         assert "NET:CLOSE [MED] DENIED" in proxy.lines[-1]
+
+
+async def test_both_sides_are_told_over_tls():
+    async with (
+        Peer(tls_name=A) as peer,
+        Proxy(policy(chat(peer.port))) as proxy,
+    ):
+        client = await opened(proxy, peer.port, tls=True)
+        await client.send(frame(TEXT, b"one"))
+        await asyncio.wait_for(peer.got.wait(), 10)
+        proxy.reload(policy())
+        assert closing(await read_frame(client.reader))[0] == 1012
+        assert await client.rest() == b""
+        assert closing((await peer.frames())[-1])[0] == 1012
 
 
 async def test_a_copied_one_ends_when_its_messages_would_be_read():
@@ -749,11 +841,15 @@ async def test_either_side_may_end_its_direction_first(endpoint):
         assert [f.data for f in await peer.frames()] == [b"still"]
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["ws", "wss"])
 @pytest.mark.parametrize("endpoint", MODES.values(), ids=MODES.keys())
 @pytest.mark.parametrize("who", ["client", "server", "proxy"])
-async def test_an_abrupt_end_reaches_the_other_side(endpoint, who):
-    async with Peer() as peer, Proxy(policy(endpoint(peer.port))) as proxy:
-        client = await opened(proxy, peer.port)
+async def test_an_abrupt_end_reaches_the_other_side(endpoint, who, tls):
+    async with (
+        Peer(tls_name=A if tls else None) as peer,
+        Proxy(policy(endpoint(peer.port))) as proxy,
+    ):
+        client = await opened(proxy, peer.port, tls=tls)
         await client.send(frame(TEXT, b"half a message", fin=False))
         if who == "client":
             abort(client.writer)

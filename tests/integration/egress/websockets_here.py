@@ -163,11 +163,13 @@ def policy(*endpoints):
     return json.dumps({"version": 1, "network_policies": {"test": rule}})
 
 
-async def opened(proxy, port, *, absolute=False, fields=(), path=b"/chat", host=A):
-    """Open a WebSocket with a client of single frames; its `head` is the 101."""
+async def opened(proxy, port, *, absolute=False, tls=False, fields=(), path=b"/chat", host=A):
+    """Open a WebSocket with a client of single frames; its `answer` is the 101."""
     where = f"{host}:{port}".encode()
     if absolute:
         client, path = await proxy.connect(), b"http://" + where + path
+    elif tls:
+        client = await proxy.tls(host, port)
     else:
         client = await proxy.tunnel(host, port)
     await client.send(handshake(path, where, fields))
