@@ -46,6 +46,8 @@ class Services:
     clock: Callable[[], float]
     now_ms: Callable[[], int]
     large_bodies: asyncio.Semaphore
+    # Held by the one request whose content is being read.
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     assemblies: AssemblyBudget = field(default_factory=AssemblyBudget)
     shares: Shares = field(default_factory=Shares)
 

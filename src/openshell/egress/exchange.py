@@ -18,7 +18,7 @@ from openshell.egress.body_faults import RefusedBody
 from openshell.egress.connection import ClientConnection, Services
 from openshell.egress.credentials import Placeholder, TokenUnavailable, refuse_marker
 from openshell.egress.denials import Denial, bare
-from openshell.egress.holding import CONTINUE, hold_body, is_large, is_waiting
+from openshell.egress.holding import CONTINUE, hold_body, is_large, is_waiting, read_in_turn
 from openshell.egress.http1 import (
     NO_BODY,
     BodyRejected,
@@ -144,7 +144,9 @@ class Exchanges:
         """Judge, and get what judging asks for until it has an answer. Raises BodyRejected."""
         seconds = self._services.limits.body_idle_seconds
         while True:
-            outcome = self._judge(pending)
+            outcome = await read_in_turn(
+                self._services, self.route, pending, lambda: self._judge(pending)
+            )
             match outcome:
                 case NeedsToken(grant=grant, tokens=tokens):
                     self._connection.deadline = None

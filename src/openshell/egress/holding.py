@@ -6,18 +6,21 @@ Called by `exchange` when judging needs the body.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from openshell.egress.body_faults import BodyFault
-from openshell.egress.connection import ClientConnection
+from openshell.egress.connection import ClientConnection, Services
 from openshell.egress.credentials import BODY_LIMIT
 from openshell.egress.http1 import BodyDecoder, Chunked, Length, RequestHead
+from openshell.egress.judging import Judgement
+from openshell.egress.route import Pending, Route
 from openshell.egress.stream import Stream
 
-__all__ = ["CONTINUE", "LARGE_BODIES", "hold_body", "is_large", "is_waiting"]
+__all__ = ["CONTINUE", "LARGE_BODIES", "hold_body", "is_large", "is_waiting", "read_in_turn"]
 
-# Bodies larger than those that placeholders are put into, held at the same time in one sandbox; more
-# of them wait. An agent could otherwise make its supervisor hold ten megabytes a connection.
+# Bodies that may be larger than those that placeholders are put into, held at the same time in one
+# sandbox; more of them wait. An agent could otherwise make its supervisor hold ten megabytes a connection.
 LARGE_BODIES: Final = 4
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -65,6 +68,21 @@ async def _collect(
         if part.done:
             stream.unread(decoder.leftover)
             return bytes(body)
+
+
+async def read_in_turn(
+    services: Services, route: Route, pending: Pending, judge: Callable[[], Judgement]
+) -> Judgement:
+    """Judge; where content has to be read for it, one request at a time.
+
+    Reading may take a fifth of a second: everything else that is ready moves in between, however
+    many requests wait to be read.
+    """
+    if not route.reads_content or pending.content is not None:
+        return judge()
+    async with services.reading:
+        await asyncio.sleep(0)
+        return judge()
 
 
 def is_large(head: RequestHead, limit: int) -> bool:

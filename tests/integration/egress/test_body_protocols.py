@@ -27,6 +27,7 @@ from integration.egress.harness import (
     rest,
     rest_policy,
 )
+from openshell.egress import content
 from openshell.egress.holding import LARGE_BODIES
 from openshell.egress.limits import Limits
 from openshell.egress.link import Link
@@ -498,6 +499,38 @@ async def test_many_bodies_are_held_at_once_and_large_ones_take_turns():
             for client in clients:
                 client.close()
         assert places._value == LARGE_BODIES
+
+
+async def test_everything_else_moves_while_many_requests_are_read(monkeypatch):
+    rounds, reads = 0, []
+    read = content.read_graphql_body
+
+    def noted(body):
+        reads.append(rounds)
+        return read(body)
+
+    async def turn():
+        nonlocal rounds
+        while True:
+            await asyncio.sleep(0)
+            rounds += 1
+
+    monkeypatch.setattr(content, "read_graphql_body", noted)
+    async with api() as (up, proxy):
+        clients = [await proxy.tunnel(A, up.port) for _ in range(32)]
+        data = posted(up.port, READ)
+        for client in clients:
+            client.writer.write(data[:-1])
+        await asyncio.sleep(0.1)
+        ticking = asyncio.create_task(turn())
+        for client in clients:
+            client.writer.write(data[-1:])
+        answers = await asyncio.gather(*(client.response() for client in clients))
+        ticking.cancel()
+        for client in clients:
+            client.close()
+    assert {status for status, _ in answers} == {200}
+    assert len(set(reads)) == len(reads) == 32
 
 
 @pytest.mark.parametrize("policy", ["graphql", "rest"])

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from openshell.egress.bodies.strict_json import JsonRejected, misspelled, read_json, spellings
+from openshell.egress.bodies.tokens import Tokens
 from openshell.policy.messages import GraphqlCall, GraphqlRequest
 
 __all__ = [
@@ -44,7 +45,8 @@ def read_graphql_body(body: bytes) -> GraphqlRequest:
             raise _Rejected("empty batch")
         if len(items) > MAX_OPERATIONS:
             raise _Rejected(f"batch of more than {MAX_OPERATIONS} requests")
-        return GraphqlRequest(tuple(_request(item) for item in items))
+        tokens = Tokens(is_batch=len(items) > 1)
+        return GraphqlRequest(tuple(_request(item, tokens) for item in items))
     except (JsonRejected, _Rejected) as rejected:
         return GraphqlRequest(error=str(rejected))
 
@@ -52,7 +54,7 @@ def read_graphql_body(body: bytes) -> GraphqlRequest:
 def read_graphql_payload(payload: Any) -> GraphqlRequest:
     """The operation of one WebSocket message's payload, already JSON."""
     try:
-        return GraphqlRequest((_request(payload),))
+        return GraphqlRequest((_request(payload, Tokens()),))
     except _Rejected as rejected:
         return GraphqlRequest(error=str(rejected))
 
@@ -68,7 +70,7 @@ def read_graphql_query(params: Mapping[str, Sequence[str]]) -> GraphqlRequest:
             raise _Rejected("more than one id parameter")
         if "extensions" in given:
             given["extensions"] = _extensions(given["extensions"])
-        return GraphqlRequest((_request({k: v for k, v in given.items() if v}),))
+        return GraphqlRequest((_request({k: v for k, v in given.items() if v}, Tokens()),))
     except _Rejected as rejected:
         return GraphqlRequest(error=str(rejected))
 
@@ -81,7 +83,7 @@ def _extensions(text: str) -> Any:
         raise _Rejected("extensions are no JSON") from rejected
 
 
-def _request(item: Any) -> GraphqlCall:
+def _request(item: Any, tokens: Tokens) -> GraphqlCall:
     if not isinstance(item, dict):
         raise _Rejected("not a JSON object")
     _check_spelling(item, _NAMES)
@@ -93,7 +95,7 @@ def _request(item: Any) -> GraphqlCall:
         if ids:
             # Servers differ in which of the two they look at.
             raise _Rejected("both a document and an id")
-        return _read_document(query, name)
+        return _read_document(query, name, tokens)
     if not persisted:
         raise _Rejected("neither a query nor a persisted operation")
     if len(persisted) > 1:
@@ -101,14 +103,14 @@ def _request(item: Any) -> GraphqlCall:
     return GraphqlCall("", name, (), persisted.pop())
 
 
-def _read_document(query: str, name: str) -> GraphqlCall:
+def _read_document(query: str, name: str, tokens: Tokens) -> GraphqlCall:
     from openshell.egress.bodies.graphql_document import (  # noqa: PLC0415  megabytes, rarely
         DocumentRejected,
         operation_of,
     )
 
     try:
-        return operation_of(query, name)
+        return operation_of(query, name, tokens)
     except DocumentRejected as rejected:
         raise _Rejected(str(rejected)) from rejected
 

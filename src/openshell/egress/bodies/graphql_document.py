@@ -24,12 +24,10 @@ from graphql.language import (
 )
 
 from openshell.egress.bodies.strict_json import MAX_DEPTH
+from openshell.egress.bodies.tokens import MAX_TOKENS, Tokens
 from openshell.policy.messages import GraphqlCall
 
-__all__ = ["MAX_TOKENS", "DocumentRejected", "operation_of"]
-
-MAX_TOKENS: Final = 20_000
-"""Of one document; the contract's number."""
+__all__ = ["DocumentRejected", "operation_of"]
 
 _OPENING: Final = (TokenKind.BRACE_L, TokenKind.PAREN_L, TokenKind.BRACKET_L)
 _CLOSING: Final = (TokenKind.BRACE_R, TokenKind.PAREN_R, TokenKind.BRACKET_R)
@@ -39,8 +37,8 @@ class DocumentRejected(Exception):
     """What is wrong with the document, in words that quote nothing of it."""
 
 
-def operation_of(query: str, name: str) -> GraphqlCall:
-    definitions = _definitions(query)
+def operation_of(query: str, name: str, tokens: Tokens) -> GraphqlCall:
+    definitions = _definitions(query, tokens)
     operations = [d for d in definitions if isinstance(d, OperationDefinitionNode)]
     fragments = {d.name.value: d for d in definitions if isinstance(d, FragmentDefinitionNode)}
     chosen = _chosen(operations, name)
@@ -66,28 +64,34 @@ def _chosen(operations: Sequence[OperationDefinitionNode], name: str) -> Operati
     return named[0]
 
 
-def _definitions(query: str) -> Sequence[Any]:
+def _definitions(query: str, tokens: Tokens) -> Sequence[Any]:
     # Comments are no tokens to the lexer, and cost as much.
-    if query.count("#") > MAX_TOKENS:
-        raise DocumentRejected(f"the document has more than {MAX_TOKENS} comments")
+    tokens.left -= query.count("#")
+    if tokens.left < 0:
+        raise DocumentRejected(f"the request has more than {MAX_TOKENS} comments")
     source = Source(query)
-    depth = count = 0
     try:
-        lexer = Lexer(source)
-        while (token := lexer.advance()).kind is not TokenKind.EOF:
-            count += 1
-            if count > MAX_TOKENS:
-                raise DocumentRejected(f"the document has more than {MAX_TOKENS} tokens")
-            if token.kind in _OPENING:
-                depth += 1
-                if depth > MAX_DEPTH:
-                    raise DocumentRejected(f"the document is nested deeper than {MAX_DEPTH}")
-            elif token.kind in _CLOSING:
-                depth -= 1
+        if not tokens.covers(query):
+            _count(source, tokens)
         return parse(source, no_location=True).definitions
     except (GraphQLError, RecursionError, ValueError) as error:
         # The parser's own words quote the document.
         raise DocumentRejected("the document cannot be parsed") from error
+
+
+def _count(source: Source, tokens: Tokens) -> None:
+    depth = 0
+    lexer = Lexer(source)
+    while (token := lexer.advance()).kind is not TokenKind.EOF:
+        tokens.left -= 1
+        if tokens.left < 0:
+            raise DocumentRejected(f"the request has more than {MAX_TOKENS} tokens")
+        if token.kind in _OPENING:
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise DocumentRejected(f"the document is nested deeper than {MAX_DEPTH}")
+        elif token.kind in _CLOSING:
+            depth -= 1
 
 
 def _root_fields(

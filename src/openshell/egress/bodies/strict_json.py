@@ -7,6 +7,7 @@ of which one reader takes the first and one the last would carry a call past its
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -14,6 +15,11 @@ __all__ = ["MAX_DEPTH", "JsonRejected", "misspelled", "read_json", "spellings"]
 
 MAX_DEPTH: Final = 128
 """Arrays and objects inside each other; the contract's number for GraphQL."""
+
+# A string that does not end is taken to the end, once: looking for its quote again and again would be
+# quadratic.
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_BRACKET = re.compile(r"[][{}]")
 
 
 class JsonRejected(ValueError):
@@ -55,28 +61,14 @@ def misspelled(keys: Iterable[str], names: Mapping[str, str]) -> str:
 
 
 def _check_depth(text: str) -> None:
-    """Walks only documents with many brackets; a string that holds them costs that walk."""
+    """Walks only documents with many brackets, and only those outside of strings."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     depth = 0
-    in_string = False
-    position = 0
-    while position < len(text):
-        char = text[position]
-        if in_string:
-            if char == "\\":
-                position += 1
-            elif char == '"':
-                in_string = False
-        elif char == '"':
-            in_string = True
-        elif char in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise JsonRejected(f"JSON is nested deeper than {MAX_DEPTH}")
-        elif char in "]}":
-            depth -= 1
-        position += 1
+    for found in _BRACKET.finditer(_STRING.sub("", text)):
+        depth += 1 if found[0] in "[{" else -1
+        if depth > MAX_DEPTH:
+            raise JsonRejected(f"JSON is nested deeper than {MAX_DEPTH}")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

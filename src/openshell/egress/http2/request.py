@@ -25,7 +25,7 @@ from openshell.egress.credentials import (
 )
 from openshell.egress.denials import Denial, bare
 from openshell.egress.generation import Generation
-from openshell.egress.holding import is_large
+from openshell.egress.holding import is_large, read_in_turn
 from openshell.egress.http1 import Headers, Length, NoBody, RequestHead
 from openshell.egress.http2.answers import write_denial
 from openshell.egress.http2.far import Far
@@ -137,7 +137,8 @@ class StreamExchange:
     async def _admit(self) -> Judged | Refused:
         """Judge, and get what judging asks for until it has an answer."""
         while True:
-            outcome = self._judge()
+            route = self._session.route
+            outcome = await read_in_turn(self._services, route, self._pending, self._judge)
             match outcome:
                 case NeedsToken(grant=grant, tokens=tokens):
                     asked_under = self._services.holder.current.number

@@ -16,8 +16,8 @@ from openshell.egress.bodies.graphql import (
     read_graphql_payload,
     read_graphql_query,
 )
-from openshell.egress.bodies.graphql_document import MAX_TOKENS
 from openshell.egress.bodies.strict_json import MAX_DEPTH
+from openshell.egress.bodies.tokens import MAX_TOKENS
 from openshell.policy.messages import GraphqlCall, GraphqlRequest
 
 
@@ -136,6 +136,17 @@ def test_batches() -> None:
         in read_graphql_body(json.dumps([{"query": "{a}"}] * (MAX_OPERATIONS + 1)).encode()).error
     )
     assert "twice" in read_graphql_body(b'{"query":"{a}","query":"mutation{b}"}').error
+
+
+def test_tokens_are_counted_over_a_batch() -> None:
+    def batch(count: int) -> GraphqlRequest:
+        document = {"query": "{" + "a " * (MAX_TOKENS // 10 - 2) + "}"}
+        return read_graphql_body(json.dumps([document] * count).encode())
+
+    assert len(batch(10).operations) == 10
+    assert "tokens" in batch(11).error
+    # What is long but has few of them is read.
+    assert not post('{a(x: "' + "y" * 2 * MAX_TOKENS + '")}').error
 
 
 def test_queries_of_a_get() -> None:

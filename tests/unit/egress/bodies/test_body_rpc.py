@@ -30,6 +30,9 @@ def read(document: object, *, is_mcp: bool = False) -> RpcRequest:
         pytest.param(b"NaN", "invalid JSON", id="NaN"),
         pytest.param(b"[" * (MAX_DEPTH + 1), "nested deeper", id="nesting"),
         pytest.param(b"[" * 100_000, "nested deeper", id="nesting without end"),
+        pytest.param(b'"' + b'\\"' * 50_000 + b"[" * 200, "invalid JSON", id="a string without end"),
+        pytest.param(b'{"a":"' + b"]" * 200 + b'","b":' + b"[" * 200, "nested deeper",
+                     id="brackets in a string do not count"),
         pytest.param(b"9" * 5000, "invalid JSON", id="too many digits"),
         pytest.param(
             b'{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}', "a key twice", id="repeated key"
