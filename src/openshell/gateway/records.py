@@ -6,10 +6,11 @@ every read. Used by every service.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from openshell._proto import datamodel_pb2
 from openshell.gateway.store.model import NewRow, Row
@@ -18,6 +19,8 @@ __all__ = ["Kind", "load", "load_all", "to_row"]
 
 
 M = TypeVar("M", bound=Message)
+
+_log = logging.getLogger(__name__)
 
 
 class Kind:
@@ -49,7 +52,14 @@ def load(row: Row, message_class: type[M]) -> M:
 
 
 def load_all(rows: Sequence[Row], message_class: type[M]) -> list[M]:
-    return [load(row, message_class) for row in rows]
+    """Those that read. A damaged row is told and left out: it is no reason to refuse what is about others."""
+    found = []
+    for row in rows:
+        try:
+            found.append(load(row, message_class))
+        except DecodeError:
+            _log.error("the stored %s %s is damaged and left out", row.kind, row.name or row.id)
+    return found
 
 
 def to_row(

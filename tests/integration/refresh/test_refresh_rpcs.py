@@ -415,6 +415,19 @@ async def test_a_damaged_state_stops_no_other(gateway, issuer, caplog):
     await gateway.worker.sweep()
     assert "damaged" in caplog.text
     assert issuer.accepts(await gateway.value(provider="good"))
+    # It is shown, and can be replaced or removed.
+    (shown,) = await gateway.statuses()
+    assert (shown.status, shown.credential_key) == ("damaged", "TOKEN")
+    assert (await gateway.configure()).status == "configured"
+    assert (await gateway.rotate()).status == "refreshed"
+    await gateway.store.write(damage)
+    assert await gateway.forget()
+    assert await gateway.statuses() == []
+    await gateway.configure()
+    await gateway.store.write(damage)
+    request = openshell_pb2.DeleteProviderRequest(name="work")
+    assert (await gateway.DeleteProvider(request)).deleted
+    assert len(await gateway.store.read(lambda tx: tx.all(Kind.REFRESH_STATE))) == 1
 
 
 async def test_the_worker_outlives_a_store_that_cannot_be_read(gateway, issuer, monkeypatch):

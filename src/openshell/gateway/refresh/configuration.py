@@ -24,6 +24,7 @@ from openshell.gateway.refresh.refusals import translated
 from openshell.gateway.refresh.states import (
     State,
     find_state,
+    load_anyway,
     material_refs,
     material_slot,
     put_state,
@@ -119,7 +120,7 @@ class Configurations:
             present = find_state(tx, row, key)
             if present is None:
                 return None
-            state = load(present, State)
+            state = load_anyway(present)
             dropped = list(material_refs(state).values())
             tx.delete(Kind.REFRESH_STATE, present.id, present.resource_version)
             self._credentials.retire(tx, dropped)
@@ -156,7 +157,7 @@ class Configurations:
             refused = error
         dropped: list[CredentialRef] = []
         if subject.present is not None:
-            dropped = list(material_refs(load(subject.present, State)).values())
+            dropped = list(material_refs(load_anyway(subject.present)).values())
         row = put_state(tx, state, subject.present)
         self._credentials.commit(tx, prepared)
         self._credentials.retire(tx, dropped)
@@ -172,7 +173,7 @@ class Configurations:
         self, tx: Tx, subject: _Subject, asked: ConfigureRequest, prepared: Prepared
     ) -> State:
         """The new state but for what its profile adds."""
-        before = load(subject.present, State) if subject.present is not None else State()
+        before = load_anyway(subject.present) if subject.present is not None else State()
         strategy = check_subject(asked)
         provider = subject.provider
         state = State(

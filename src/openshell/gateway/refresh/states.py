@@ -9,9 +9,13 @@ so that a gateway that dies delays a renewal and nothing more.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 from collections.abc import Iterable
 from typing import Final
+
+from google.protobuf.message import DecodeError
 
 from openshell._proto import datamodel_pb2, openshell_pb2
 from openshell.gateway.credentials.model import CredentialRef, CredentialStore
@@ -25,6 +29,7 @@ __all__ = [
     "drop_states",
     "find_state",
     "is_claimed",
+    "load_anyway",
     "material_refs",
     "material_slot",
     "put_state",
@@ -40,6 +45,8 @@ State = openshell_pb2.StoredProviderCredentialRefreshState
 
 _IDLE: Final = "idle"
 _MINTING: Final = "minting"
+
+_log = logging.getLogger(__name__)
 
 
 def state_name(provider_id: str, key: str) -> str:
@@ -76,6 +83,28 @@ def strategy_of(number: int) -> Strategy | None:
         return Strategy(number)
     except ValueError:
         return None
+
+
+def load_anyway(row: Row) -> State:
+    """The state; of a damaged one what is needed to see, replace and delete it.
+
+    Nothing names the secrets of a damaged one any more: they stay in the store, sealed.
+    """
+    try:
+        return load(row, State)
+    except DecodeError:
+        _log.error("the stored refresh %s is damaged", row.name)
+    state = State(
+        provider_id=row.scope or "", status="damaged", last_error="damaged: configure it again"
+    )
+    state.metadata.id = row.id
+    state.metadata.name = row.name or ""
+    state.metadata.workspace = row.workspace
+    state.metadata.created_at_ms = row.created_at_ms
+    with contextlib.suppress(ValueError):
+        key = bytes.fromhex((row.name or "").rpartition("-")[2])
+        state.credential_key = key.decode()
+    return state
 
 
 def read_states(tx: Tx, provider_id: str) -> tuple[RefreshState, ...]:
@@ -123,7 +152,7 @@ def drop_states(tx: Tx, credentials: CredentialStore, provider_id: str) -> list[
     """
     dropped: list[CredentialRef] = []
     for row in tx.all(Kind.REFRESH_STATE, scope=provider_id):
-        dropped += material_refs(load(row, State)).values()
+        dropped += material_refs(load_anyway(row)).values()
         tx.delete(Kind.REFRESH_STATE, row.id, row.resource_version)
     credentials.retire(tx, dropped)
     return dropped

@@ -63,8 +63,8 @@ class ProfileApply:
             revision = find_revision(tx, scope, profile_id, number)
             if not revision.HasField("profile"):
                 raise failed_precondition(
-                    f"revision {number} of provider profile '{profile_id}' is its deletion; choose "
-                    "one with a content"
+                    f"revision {number} of provider profile '{profile_id}' has no content "
+                    f"({revision.operation}); choose one that has"
                 )
             facts = read_facts(tx, scope, [profile_id])
             row = facts.rows.get(profile_id)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from openshell._proto import openshell_pb2
 from openshell.gateway.errors import aborted
 from openshell.gateway.records import Kind
@@ -87,7 +89,11 @@ class Snapshot:
             catalogue = self._before.get(row.workspace)
             if catalogue is None:
                 continue
-            record = record_from_row(row)
+            try:
+                record = record_from_row(row)
+            except DecodeError:
+                # No sandbox is handed anything of it, whatever profiles say.
+                continue
             meaning = (record.type, record.profile_workspace)
             old = catalogue.for_provider(*meaning)
             new = now.catalogue(row.workspace).for_provider(*meaning)

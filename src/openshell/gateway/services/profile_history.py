@@ -9,9 +9,12 @@ account's values are.
 from __future__ import annotations
 
 import enum
+import logging
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
 
 from openshell._proto import openshell_ext_profiles_pb2 as ext
 from openshell._proto import openshell_pb2
@@ -22,6 +25,11 @@ from openshell.gateway.services.profile_rows import check_role, open_scope, requ
 from openshell.gateway.store.model import MustCreate, NewRow, Row, Store, Tx
 
 __all__ = ["Deed", "Operation", "ProfileHistory", "append_revision", "find_revision"]
+
+_DAMAGED: Final = "damaged"
+"""Told as the operation of a revision that does not read any more."""
+
+_log = logging.getLogger(__name__)
 
 
 class Operation(enum.StrEnum):
@@ -89,7 +97,17 @@ def _place(scope: str, profile_id: str) -> str:
 
 
 def _revision(row: Row) -> ext.ProfileRevision:
-    revision = ext.ProfileRevision.FromString(row.payload)
+    try:
+        revision = ext.ProfileRevision.FromString(row.payload)
+    except DecodeError:
+        # Told without a content, as a deletion is: the others are still worth reading.
+        _log.error("revision %s of profile %s is stored damaged", row.version, row.scope)
+        return ext.ProfileRevision(
+            id=(row.scope or "").rpartition("/")[2],
+            revision=row.version or 0,
+            operation=_DAMAGED,
+            created_at_ms=row.created_at_ms,
+        )
     if revision.HasField("profile"):
         revision.profile.resource_version = revision.resource_version
     return revision

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from openshell._proto import datamodel_pb2, openshell_pb2
 from openshell.gateway.credentials.model import CredentialRef
 from openshell.gateway.records import load
@@ -56,8 +58,17 @@ def credential_refs(record: ProviderRecord, keys: Mapping[str, object]) -> list[
 
 
 def redacted(row: Row) -> datamodel_pb2.Provider:
-    """The provider as a client may see it."""
-    message = load(row, datamodel_pb2.Provider)
+    """The provider as a client may see it; of a damaged one, what is needed to delete it."""
+    try:
+        message = load(row, datamodel_pb2.Provider)
+    except DecodeError:
+        message = datamodel_pb2.Provider()
+        message.metadata.id = row.id
+        message.metadata.name = row.name or ""
+        message.metadata.workspace = row.workspace
+        message.metadata.created_at_ms = row.created_at_ms
+        message.metadata.resource_version = row.resource_version
+        return message
     keys = [*message.credential_handles, *message.credentials]
     message.ClearField("credential_handles")
     message.ClearField("credentials")

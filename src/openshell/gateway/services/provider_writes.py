@@ -7,7 +7,10 @@ through the credential store, in the same transaction where that store is the da
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
 
 from openshell._proto import datamodel_pb2
 from openshell.gateway.credentials.model import CredentialRef, CredentialStore, Prepared
@@ -41,6 +44,8 @@ __all__ = [
     "remove_provider",
     "set_handles",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +115,20 @@ def apply_change(
 
 def remove_provider(tx: Tx, credentials: CredentialStore, row: Row) -> list[CredentialRef]:
     """Removes the record with every secret of it; the secrets' references, for `retired`."""
-    record = record_from_row(row)
-    users = sandboxes_using(tx, row.workspace, record.name)
+    name = row.name or ""
+    users = sandboxes_using(tx, row.workspace, name)
     if users:
         names = ", ".join(sorted(sandbox.metadata.name for sandbox in users))
         raise failed_precondition(
-            f"provider '{record.name}' is attached to sandbox(es): {names}; detach it first"
+            f"provider '{name}' is attached to sandbox(es): {names}; detach it first"
         )
-    dropped = credential_refs(record, record.handles)
+    try:
+        record = record_from_row(row)
+        dropped = credential_refs(record, record.handles)
+    except DecodeError:
+        # Nothing names its secrets any more: they stay behind, sealed, and nobody can ask for them.
+        _log.error("provider '%s' was damaged; its sealed values stay in the store", name)
+        dropped = []
     credentials.retire(tx, dropped)
     dropped += drop_states(tx, credentials, row.id)
     tx.delete(Kind.PROVIDER, row.id, row.resource_version)

@@ -14,10 +14,16 @@ from openshell._proto import openshell_pb2
 from openshell.gateway.credentials.model import CredentialStore
 from openshell.gateway.errors import not_found
 from openshell.gateway.events import Bus
-from openshell.gateway.records import Kind, load
+from openshell.gateway.records import Kind
 from openshell.gateway.refresh.configuration import Configurations, find_provider
 from openshell.gateway.refresh.renewal import Renewals
-from openshell.gateway.refresh.states import State, find_state, status_message, strategy_of
+from openshell.gateway.refresh.states import (
+    State,
+    find_state,
+    load_anyway,
+    status_message,
+    strategy_of,
+)
 from openshell.gateway.services.lookup import require_field
 from openshell.gateway.store.model import Row, Store, Tx
 from openshell.gateway.tasks import Tasks
@@ -54,9 +60,9 @@ class Refresh:
             provider = find_provider(tx, request.workspace, request.provider)
             if key:
                 row = find_state(tx, provider, key)
-                return [load(row, State)] if row is not None else []
+                return [load_anyway(row)] if row is not None else []
             rows = tx.all(Kind.REFRESH_STATE, scope=provider.id)
-            return sorted((load(row, State) for row in rows), key=lambda s: s.credential_key)
+            return sorted((load_anyway(row) for row in rows), key=lambda s: s.credential_key)
 
         states = await self._store.read(read)
         return openshell_pb2.GetProviderRefreshStatusResponse(

@@ -8,8 +8,11 @@ one set of rules. Delivery asks the same question before it answers.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable
 from typing import Final
+
+from google.protobuf.message import DecodeError
 
 from openshell._proto import openshell_pb2
 from openshell.codec.policy import policy_from_proto
@@ -33,6 +36,8 @@ __all__ = [
     "sandboxes_using",
     "situation_of",
 ]
+
+_log = logging.getLogger(__name__)
 
 _ASKED_WRONGLY: Final = frozenset({FaultCode.BINDING_MALFORMED, FaultCode.TOO_MANY_PROVIDERS})
 """Wrong whatever else there is; every other fault depends on what is stored beside it."""
@@ -62,7 +67,7 @@ class Situations:
             workspace=workspace,
             sandbox=sandbox.metadata.name,
             sandbox_id=sandbox.metadata.id,
-            policy=base_policy(self._tx, sandbox),
+            policy=self._policy(sandbox),
             attached=tuple(attached for _name, attached in found if attached is not None),
             missing=tuple(name for name, attached in found if attached is None),
             v2=self._v2,
@@ -76,16 +81,30 @@ class Situations:
         return self._catalogues[workspace]
 
     def _find(self, workspace: str, name: str) -> Attached | None:
+        """None where it is missing, which a damaged one is as well: nothing of it is handed out."""
         key = (workspace, name)
         if key not in self._attached:
             row = self._tx.get(Kind.PROVIDER, workspace, name)
             self._attached[key] = self._attach(row) if row is not None else None
         return self._attached[key]
 
-    def _attach(self, row: Row) -> Attached:
-        record = record_from_row(row)
+    def _attach(self, row: Row) -> Attached | None:
+        try:
+            record = record_from_row(row)
+            states = read_states(self._tx, row.id)
+        except DecodeError:
+            _log.error("provider '%s' or one of its refreshes is stored damaged", row.name)
+            return None
         entry = self.catalogue(row.workspace).for_provider(record.type, record.profile_workspace)
-        return Attached(record, entry, read_states(self._tx, row.id))
+        return Attached(record, entry, states)
+
+    def _policy(self, sandbox: openshell_pb2.Sandbox) -> SandboxPolicy | None:
+        try:
+            return base_policy(self._tx, sandbox)
+        except DecodeError:
+            raise failed_precondition(
+                f"the stored policy of sandbox '{sandbox.metadata.name}' is damaged; delete the sandbox"
+            ) from None
 
 
 def situation_of(tx: Tx, sandbox: openshell_pb2.Sandbox) -> Situation:
