@@ -135,6 +135,9 @@ class Pipeline:
         except UpstreamFailed:
             # Told in answer to the first request, in a protocol that the client speaks.
             return None, HTTP1 not in offered
+        if secure.alpn != H2 and HTTP1 not in offered:
+            secure.abort()
+            return None, True
         return secure, secure.alpn == H2
 
     async def requests(

@@ -34,13 +34,13 @@ _REFUSED: Final = int(h2.errors.ErrorCodes.REFUSED_STREAM)
 class Served(Protocol):
     """What an upstream's stream is read for."""
 
-    def on_response(self, head: ResponseFields) -> None: ...
+    def on_response(self, head: ResponseFields, *, ended: bool) -> None: ...
     def on_response_data(self, data: bytes, counted: int) -> None: ...
     def on_response_end(self, trailers: Headers) -> None: ...
     def on_response_broken(self, reason: str) -> None: ...
     def on_far_reset(self, error: int) -> None: ...
     def on_far_lost(self, reason: str) -> None: ...
-    def pump_up(self) -> None: ...
+    def moves(self) -> None: ...
 
 
 class Far:
@@ -121,8 +121,8 @@ class Far:
         self.peer.stream.close()
 
     def pump(self) -> None:
-        for served in tuple(self._streams.values()):
-            served.pump_up()
+        for served in self._streams.values():
+            served.moves()
 
     def _on_room(self) -> None:
         self._changed.set()
@@ -185,11 +185,10 @@ class Far:
 
     def _give(self, event: h2.events.Event, stream_id: int, served: Served) -> None:
         match event:
-            case (
-                h2.events.InformationalResponseReceived(headers=fields)
-                | h2.events.ResponseReceived(headers=fields)
-            ):
-                served.on_response(read_response(fields))
+            case h2.events.InformationalResponseReceived(headers=fields):
+                served.on_response(read_response(fields), ended=False)
+            case h2.events.ResponseReceived(headers=fields, stream_ended=end):
+                served.on_response(read_response(fields), ended=end is not None)
             case h2.events.DataReceived(data=data, flow_controlled_length=counted):
                 served.on_response_data(bytes(data or b""), counted or 0)
             case h2.events.TrailersReceived(headers=fields):
@@ -199,7 +198,7 @@ class Far:
             case h2.events.StreamReset(error_code=error):
                 served.on_far_reset(int(error or 0))
             case h2.events.WindowUpdated():
-                served.pump_up()
+                served.moves()
 
     async def ended(self) -> None:
         """Wait until the connection is over."""

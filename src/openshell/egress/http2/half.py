@@ -69,17 +69,16 @@ class Half:
         self.ended = True
         self._trailers = trailers
 
-    def pump(self, most: int = TURN) -> None:
-        """Send what can be sent, no more than about `most` at a time: others wait for the same transport."""
+    def pump(self, most: int = TURN) -> bool:
+        """Send a turn's worth of what can be sent; say whether there may be room for more."""
         peer, stream_id = self._target
         while self._waiting:
             room = peer.room(stream_id)
-            if room <= 0 or most <= 0:
-                return
-            data = self._waiting.popleft()
-            if len(data) > room:
-                self._waiting.appendleft(data[room:])
-                data = data[:room]
+            if room <= 0:
+                return False
+            if most <= 0:
+                return True
+            data = self._take(room)
             self.held -= len(data)
             self.moved += len(data)
             most -= len(data)
@@ -93,6 +92,23 @@ class Half:
                 peer.send_headers(stream_id, self._trailers, end=True)
             else:
                 peer.send_data(stream_id, b"", end=True)
+        return False
+
+    def _take(self, room: int) -> memoryview | bytes:
+        """Take up to `room` bytes; small pieces together, because a frame costs more than a copy."""
+        data = self._waiting.popleft()
+        if len(data) > room:
+            self._waiting.appendleft(data[room:])
+            return data[:room]
+        parts, size = [data], len(data)
+        while self._waiting and size < room:
+            data = self._waiting.popleft()
+            if size + len(data) > room:
+                self._waiting.appendleft(data[room - size :])
+                data = data[: room - size]
+            parts.append(data)
+            size += len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def drop(self) -> None:
         """Forget what waits: nobody takes it any more."""

@@ -37,6 +37,8 @@ MAX_STREAMS: Final = 100
 _CONNECTION_WINDOW: Final = 8 * 1024 * 1024
 # A decoded header list beyond this ends the connection: the compression state would not survive a skip.
 _DECODED_LIMIT: Final = 64 * 1024
+# Data written to the transport at a time: what one stream has in its turn.
+_AT_ONCE: Final = 64 * 1024
 # Our encoder's table; peers may ask for gigabytes.
 _TABLE: Final = 4096
 # Closed streams remembered to tell late frames from wrong ones.
@@ -70,6 +72,7 @@ class Peer:
         "_on_room",
         "_said_bye",
         "_taken",
+        "_unsaid",
         "stream",
     )
 
@@ -89,6 +92,8 @@ class Peer:
         # What has arrived and was not granted again yet.
         self._taken = 0
         self._said_bye = False
+        # Data that waits in the library.
+        self._unsaid = 0
         config = h2.config.H2Configuration(
             client_side=client_side,
             header_encoding=None,
@@ -197,6 +202,10 @@ class Peer:
         """Send no more than `room` said."""
         with suppress(h2.exceptions.ProtocolError, KeyError):
             self._conn.send_data(stream_id, data, end_stream=end)
+        self._unsaid += len(data)
+        if self._unsaid > _AT_ONCE:
+            # The transport tells us that it is full only of what it has.
+            self.flush()
 
     def open_window(self, stream_id: int, octets: int) -> None:
         """Let the peer send more on a stream."""
@@ -219,6 +228,7 @@ class Peer:
         self.stream.write(frame.serialize())
 
     def flush(self) -> None:
+        self._unsaid = 0
         data = self._conn.data_to_send()
         if data:
             self.stream.write(data)

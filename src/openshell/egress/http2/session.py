@@ -9,6 +9,7 @@ through the connection (`connection.session`).
 """
 
 import asyncio
+from collections import OrderedDict
 from contextlib import suppress
 from typing import Final
 
@@ -64,8 +65,9 @@ class Session:
         self.peer = Peer(
             connection.stream, client_side=False, clock=services.clock, on_room=self._on_room
         )
-        self._exchanges: dict[int, StreamExchange] = {}
+        self._exchanges: OrderedDict[int, StreamExchange] = OrderedDict()
         self._trailers: dict[int, Headers] = {}
+        self._moving: dict[StreamExchange, None] = {}
         self._fars: list[Far] = []
         self._opening = asyncio.Lock()
         # Since when there is no stream; since when something has begun that must end soon.
@@ -120,7 +122,7 @@ class Session:
                 self._open(event)
                 return
             case h2.events.WindowUpdated(stream_id=0) | h2.events.RemoteSettingsChanged():
-                self._pump()
+                self._all_move()
                 return
         stream_id = getattr(event, "stream_id", None)
         exchange = self._exchanges.get(stream_id) if stream_id is not None else None
@@ -139,7 +141,7 @@ class Session:
             case h2.events.StreamReset():
                 exchange.on_cancelled()
             case h2.events.WindowUpdated():
-                exchange.pump_down()
+                self.moves(exchange)
 
     def _open(self, event: h2.events.RequestReceived) -> None:
         stream_id = event.stream_id or 0
@@ -194,7 +196,19 @@ class Session:
             self.shares.return_stream()
             self._idle_since = self.services.clock()
 
+    def moves(self, exchange: StreamExchange) -> None:
+        """Have `flush` send what the exchange has: frames that came together go on together."""
+        self._moving[exchange] = None
+
     def flush(self) -> None:
+        """Send what can be sent. Exchanges take turns; who had one is the last to get the next."""
+        while self._moving:
+            exchange = next(iter(self._moving))
+            del self._moving[exchange]
+            if exchange.pump():
+                self._moving[exchange] = None
+            if exchange.stream_id in self._exchanges:
+                self._exchanges.move_to_end(exchange.stream_id)
         self.peer.flush()
         for far in self._fars:
             far.peer.flush()
@@ -256,26 +270,13 @@ class Session:
     # Room, time and policy.
 
     def _on_room(self) -> None:
-        self._pump()
+        self._all_move()
         self.flush()
 
-    def _pump(self) -> None:
-        """Let streams send that have something to send, in turns; who has had its turn goes to the end."""
-        waiting = [key for key, exchange in self._exchanges.items() if exchange.waiting]
-        while waiting and not self.peer.stream.must_drain:
-            progress = []
-            for key in waiting:
-                exchange = self._exchanges.get(key)
-                if exchange is None:
-                    continue
-                before = exchange.waiting
-                exchange.pump_down()
-                if key in self._exchanges:
-                    self._exchanges[key] = self._exchanges.pop(key)
-                    if exchange.waiting and exchange.waiting < before:
-                        progress.append(key)
-            self.peer.flush()
-            waiting = progress
+    def _all_move(self) -> None:
+        for exchange in self._exchanges.values():
+            if exchange.waiting:
+                self._moving[exchange] = None
 
     def sweep(self, now: float) -> None:
         limits, stream = self.services.limits, self.connection.stream
