@@ -94,6 +94,12 @@ class Admission:
         # The lookup took time: the newest generation has the last word.
         return self._judge(request, self._holder.current, addresses)
 
+    async def reach(self, host: str, port: int) -> Plan | Refused:
+        """Judge a destination that the operator named, for a request of which it is no part."""
+        addresses = alias_of(host, self._facts) or await self._resolver.resolve(host)
+        wanted = DestinationRequest(host, port, exact_declared_host=True)
+        return plan(wanted, addresses, self._facts, self._local(addresses))
+
     def could_resolve(self, host: str) -> bool:
         """Say whether any program may want the host: others need not learn its addresses."""
         return self._holder.current.policy.could_resolve(host, relaxed=self._relaxed)

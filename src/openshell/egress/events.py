@@ -14,6 +14,7 @@ import msgspec
 from openshell.egress.credentials import find_marker
 from openshell.ocsf import (
     Action,
+    ApiEvent,
     Disposition,
     Event,
     FindingEvent,
@@ -277,6 +278,35 @@ class EventLog:
                 message=message,
                 detail=reason,
                 refusal=refusal,
+            )
+        )
+
+    def model_called(
+        self,
+        actor: Actor,
+        *,
+        operation: str,
+        model: str,
+        provider: str,
+        latency_ms: int,
+        failure: str,
+        tokens_in: int | None,
+        tokens_out: int | None,
+    ) -> None:
+        """Record a request to a model, whatever came of it; without `failure` it was answered."""
+        tokens = {"tokens_in": tokens_in, "tokens_out": tokens_out}
+        self._sink(
+            ApiEvent(
+                time_ms=self._now_ms(),
+                operation=operation,
+                model=model,
+                provider=provider,
+                latency_ms=latency_ms,
+                severity=Severity.LOW if failure else Severity.INFORMATIONAL,
+                status=Status.FAILURE if failure else Status.SUCCESS,
+                process=actor.process,
+                detail=failure,
+                unmapped={name: count for name, count in tokens.items() if count is not None},
             )
         )
 

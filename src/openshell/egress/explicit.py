@@ -20,6 +20,7 @@ from openshell.egress.http1 import (
     parse_absolute_target,
     parse_connect_target,
 )
+from openshell.egress.inference.door import InferenceDoor
 from openshell.egress.peek import FirstBytes
 from openshell.egress.pipeline import Pipeline, say
 from openshell.egress.refusing import forward_denied, refuse_connection
@@ -31,14 +32,15 @@ __all__ = ["ExplicitProxy"]
 
 _ESTABLISHED: Final = b"HTTP/1.1 200 Connection Established\r\n\r\n"
 # Names of local services that are not built; asking a real upstream for them would be wrong.
-_RESERVED: Final = frozenset({"inference.local", "policy.local"})
+_RESERVED: Final = frozenset({"policy.local"})
 
 
 class ExplicitProxy:
     """Serves clients that know that they speak to a proxy."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, inference: InferenceDoor) -> None:
         self._pipeline = pipeline
+        self._inference = inference
         self._services: Services = pipeline.services
 
     async def serve(self, connection: ClientConnection) -> None:
@@ -133,6 +135,11 @@ class ExplicitProxy:
         # A client may not send tunnel bytes before it knows that there is a tunnel.
         connection.stream.take()
         host, port = authority.host, authority.port or 0
+        if self._inference.leads(host, port):
+            connection.deadline = None
+            connection.stream.write(_ESTABLISHED)
+            await self._inference.serve(connection)
+            return
         if host in _RESERVED and host not in self._pipeline.local:
             await say(connection, self._reserved(connection, host, port), head)
             return

@@ -1,4 +1,4 @@
-"""The one configuration that is in force: policy and credentials, swapped together.
+"""The one configuration that is in force: policy, credentials and routes, swapped together.
 
 Readers take `holder.current` and use that object for a whole decision; nobody looks twice. The
 holder tells subscribers synchronously about a swap, so that live tunnels are judged again before
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from openshell.egress.credentials import CredentialSet
+from openshell.egress.inference.routes import Routes
 from openshell.policy.compile import CompiledPolicy
 
 __all__ = ["Generation", "GenerationHolder"]
@@ -22,6 +23,8 @@ class Generation:
     number: int
     policy: CompiledPolicy
     credentials: CredentialSet = field(repr=False)
+    # None: the gateway has never sent any.
+    inference: Routes | None = field(default=None, repr=False)
 
 
 class GenerationHolder:

@@ -8,7 +8,7 @@ credentials that contradict themselves are withheld, all of them.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from openshell._proto import openshell_pb2, sandbox_pb2
+from openshell._proto import inference_pb2, openshell_pb2, sandbox_pb2
 from openshell.codec.policy import policy_from_proto
 from openshell.egress.credentials import (
     BadPattern,
@@ -25,6 +25,7 @@ from openshell.policy.model import SandboxPolicy
 from openshell.policy.validate import validate_policy
 from openshell.supervisor.dynamic import read_grants
 from openshell.supervisor.environment import SHOWN_KEYS
+from openshell.supervisor.inference import read_routes
 from openshell.supervisor.spec import binary_links
 
 __all__ = ["Candidate", "Outcome", "build_generation", "read_policy"]
@@ -39,6 +40,8 @@ class Candidate:
 
     config: sandbox_pb2.GetSandboxConfigResponse
     environment: openshell_pb2.GetSandboxProviderEnvironmentResponse | None
+    # None: they could not be fetched, those in force stay.
+    routes: inference_pb2.GetInferenceBundleResponse | None = None
 
     @property
     def is_of_one_moment(self) -> bool:
@@ -60,6 +63,8 @@ class Outcome:
     policy_error: str = ""
     # Empty: the credentials are as sent.
     credential_error: str = ""
+    # Empty: every inference route is in force.
+    route_error: str = ""
 
 
 def read_policy(config: sandbox_pb2.GetSandboxConfigResponse) -> SandboxPolicy:
@@ -84,8 +89,15 @@ def build_generation(
     number = current.number + 1
     policy, compiled, policy_error = _policy(candidate.config, number, last_good)
     credentials, credential_error = _credentials(candidate.environment, current.credentials, tokens)
+    routes, route_error = current.inference, ""
+    if candidate.routes is not None:
+        routes, route_error = read_routes(candidate.routes)
     return Outcome(
-        Generation(number, compiled, credentials), policy, policy_error, credential_error
+        Generation(number, compiled, credentials, routes),
+        policy,
+        policy_error,
+        credential_error,
+        route_error,
     )
 
 

@@ -1,7 +1,7 @@
 """Configuration: fetched when the gateway says it changed, and swapped as one generation.
 
-Policy and credentials are fetched together and put in force together, so that no request sees one
-without the other. Pushes wake it; so does a timer, for pushes that got lost. What came of each
+Policy, credentials and inference routes are fetched together and put in force together, so that no
+request sees one without the other. Pushes wake it; so does a timer, for pushes that got lost. What came of each
 revision of the sandbox's own policy is reported; a policy for all sandboxes is loaded like any other
 and acknowledged by none. What a candidate means is `candidate.py`'s part.
 """
@@ -11,12 +11,13 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import grpc.aio
 
 from openshell import ocsf
-from openshell._proto import openshell_pb2, sandbox_pb2
+from openshell._proto import inference_pb2, openshell_pb2, sandbox_pb2
 from openshell.egress.generation import Generation, GenerationHolder
 from openshell.egress.token_grants import TokenCache
 from openshell.policy.model import SandboxPolicy
@@ -48,6 +49,7 @@ class _Key:
     failure_mode: str
     provider_env_revision: int
     has_environment: bool
+    routes_revision: str
 
 
 class ConfigSource:
@@ -77,6 +79,7 @@ class ConfigSource:
         self._settings: Mapping[str, str] | None = None
         self._last_good: SandboxPolicy | None = None
         self._last_problem = ""
+        self._routes_problem = ""
         # Why the credentials in force are not those that were sent.
         self._withheld = ""
 
@@ -122,7 +125,7 @@ class ConfigSource:
             return candidate
         # A credential must not meet a policy that it was not bound by.
         self._say("policy and credentials kept changing while they were fetched")
-        return Candidate(candidate.config, None)
+        return Candidate(candidate.config, None, candidate.routes)
 
     async def _fetch_halves(self) -> Candidate | None:
         """Both at once, each of the moment when it was answered."""
@@ -139,13 +142,16 @@ class ConfigSource:
             metadata=metadata,
             timeout=_CALL_SECONDS,
         )
+        routes_call = self._client.inference.GetInferenceBundle(
+            inference_pb2.GetInferenceBundleRequest(), metadata=metadata, timeout=_CALL_SECONDS
+        )
         try:
-            config, environment = await asyncio.gather(
-                config_call, environment_call, return_exceptions=True
+            config, environment, routes = await asyncio.gather(
+                config_call, environment_call, routes_call, return_exceptions=True
             )
         except asyncio.CancelledError:
-            config_call.cancel()
-            environment_call.cancel()
+            for call in (config_call, environment_call, routes_call):
+                call.cancel()
             raise
         if isinstance(config, BaseException):
             self._problem("the configuration could not be fetched", config)
@@ -153,9 +159,23 @@ class ConfigSource:
         if isinstance(environment, BaseException):
             # Without knowing what the credentials are now, none is used.
             self._problem("the provider environment could not be fetched", environment)
-            return Candidate(config, None)
+            return Candidate(config, None, self._routes(routes))
         self._last_problem = ""
-        return Candidate(config, environment)
+        return Candidate(config, environment, self._routes(routes))
+
+    def _routes(self, answer: Any) -> inference_pb2.GetInferenceBundleResponse | None:
+        """The routes of an answer; None leaves those in force as they are."""
+        problem = ""
+        if isinstance(answer, grpc.aio.AioRpcError):
+            # A gateway without this service has no routes to give.
+            if answer.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                problem = sentence_of(answer)
+        elif isinstance(answer, BaseException):
+            problem = type(answer).__name__
+        if problem and problem != self._routes_problem:
+            self._logs.log("warn", "config", f"inference routes could not be fetched: {problem}")
+        self._routes_problem = problem
+        return None if isinstance(answer, BaseException) else answer
 
     def _problem(self, what: str, error: BaseException) -> None:
         reason = (
@@ -185,6 +205,7 @@ class ConfigSource:
             config.policy_validation_failure_mode,
             environment.provider_env_revision if environment is not None else 0,
             environment is not None,
+            self._routes_revision(candidate),
         )
         # What was withheld is looked at again at every fetch, under the same revision too.
         if key != self._key or self._withheld:
@@ -192,7 +213,7 @@ class ConfigSource:
                 candidate, self._holder.current, self._last_good, self._tokens
             )
             if key == self._key and outcome.credential_error == self._withheld:
-                return environment is not None
+                return not self._must_retry(candidate)
             self._withheld = outcome.credential_error
             if outcome.policy is not None and not outcome.policy_error:
                 self._last_good = outcome.policy
@@ -202,7 +223,16 @@ class ConfigSource:
             self._key = key
             self._loaded.set()
             self._announce(config, outcome)
-        return environment is not None
+        return not self._must_retry(candidate)
+
+    def _must_retry(self, candidate: Candidate) -> bool:
+        return candidate.environment is None or bool(self._routes_problem)
+
+    def _routes_revision(self, candidate: Candidate) -> str:
+        if candidate.routes is not None:
+            return candidate.routes.revision
+        current = self._holder.current.inference
+        return current.revision if current is not None else ""
 
     def _announce(self, config: sandbox_pb2.GetSandboxConfigResponse, outcome: Outcome) -> None:
         now = self._clock_ms()
@@ -251,5 +281,7 @@ class ConfigSource:
                     detail=outcome.credential_error,
                 )
             )
+        if outcome.route_error:
+            self._logs.log("warn", "config", f"withheld: {outcome.route_error}")
         if not is_global and config.version > 0:
             self._reporter.policy(config.version, outcome.policy_error)

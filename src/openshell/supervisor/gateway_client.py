@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import grpc
 import grpc.aio
 
-from openshell._proto import openshell_pb2_grpc
+from openshell._proto import inference_pb2_grpc, openshell_pb2_grpc
 from openshell.supervisor.bearer import Token
 
 __all__ = [
@@ -76,8 +76,13 @@ class _Recorder:
 
 @functools.cache
 def method_table() -> dict[str, _Method]:
-    """Every RPC of the service by name; made once, in the zygote."""
-    return dict(vars(openshell_pb2_grpc.OpenShellStub(cast("grpc.Channel", _Recorder()))))
+    """Every RPC of the services by name; made once, in the zygote."""
+    recorder = cast("grpc.Channel", _Recorder())
+    # No method of one service has the name of a method of the other.
+    return {
+        **vars(inference_pb2_grpc.InferenceStub(recorder)),
+        **vars(openshell_pb2_grpc.OpenShellStub(recorder)),
+    }
 
 
 class _Stub:
@@ -100,7 +105,7 @@ class _Stub:
 
 
 class GatewayClient:
-    """One channel and its stub."""
+    """One channel and its stubs, which are one object."""
 
     def __init__(self, endpoint: str, token: Token) -> None:
         if not endpoint.startswith("unix:"):
@@ -110,6 +115,7 @@ class GatewayClient:
         self._token = token
         self._channel = grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
         self.stub = cast("openshell_pb2_grpc.OpenShellAsyncStub", _Stub(self._channel))
+        self.inference = cast("inference_pb2_grpc.InferenceAsyncStub", self.stub)
         self._streaming: Any = self.stub
 
     def connect_supervisor(self) -> Any:

@@ -240,7 +240,6 @@ PLAIN_FAULTS = {
         501,
         "not_supported_yet",
     ),
-    "inference.local": (b"CONNECT inference.local:443 HTTP/1.1\r\n\r\n", 501, "not_supported_yet"),
     "CONNECT without port": (b"CONNECT a.example HTTP/1.1\r\n\r\n", 400, None),
 }
 

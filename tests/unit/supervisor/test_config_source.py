@@ -2,10 +2,12 @@
 
 import asyncio
 
+import grpc
+import grpc.aio
 import pytest
 
 from openshell import ocsf
-from openshell._proto import openshell_pb2, sandbox_pb2
+from openshell._proto import inference_pb2, openshell_pb2, sandbox_pb2
 from openshell.egress.credentials import CredentialSet
 from openshell.egress.generation import Generation, GenerationHolder
 from openshell.policy.compile import quarantine
@@ -17,10 +19,12 @@ SANDBOX, GLOBAL = sandbox_pb2.POLICY_SOURCE_SANDBOX, sandbox_pb2.POLICY_SOURCE_G
 
 
 class Gateway:
-    """Answers the two calls; both halves of one moment unless a test says otherwise."""
+    """Answers the three calls; both halves of one moment unless a test says otherwise."""
 
     def __init__(self):
-        self.stub = self
+        self.stub = self.inference = self
+        self.routes = inference_pb2.GetInferenceBundleResponse(revision="none")
+        self.routes_failing = None
         self.config = config("own.example.com")
         self.environment = openshell_pb2.GetSandboxProviderEnvironmentResponse()
         self.fetches = 0
@@ -42,7 +46,12 @@ class Gateway:
             answer.provider_env_revision += 1
         return self._answer(answer)
 
-    async def _answer(self, message):
+    def GetInferenceBundle(self, _request, **_):
+        return self._answer(self.routes, self.routes_failing)
+
+    async def _answer(self, message, failing=None):
+        if failing is not None:
+            raise failing
         return message
 
 
@@ -257,3 +266,85 @@ async def test_halves_that_never_fit_leave_no_credential_in_use(world):
         "warn",
         "policy and credentials kept changing while they were fetched",
     ) in recorder.lines
+
+
+def routes(revision, **route):
+    made = inference_pb2.GetInferenceBundleResponse(revision=revision)
+    made.routes.add(
+        **{
+            "name": "inference.local",
+            "base_url": "https://api.openai.com/v1",
+            "protocols": ["openai_chat_completions"],
+            "api_key": "sk-secret-of-the-test",
+            "model_id": "some-model",
+            "provider_type": "openai",
+            **route,
+        }
+    )
+    return made
+
+
+async def test_inference_routes_come_with_the_generation(world):
+    gateway, _recorder, take = world
+    first = await take()
+    assert first.inference is not None
+    assert first.inference.routes == ()
+    gateway.routes = routes("one")
+    second = await take()
+    assert second.number == first.number + 1
+    (route,) = second.inference.routes
+    assert (route.model, route.endpoint.url) == ("some-model", "https://api.openai.com/v1")
+    assert await take() is second, "the same revision makes no generation"
+    assert "sk-secret" not in repr(second)
+    assert "sk-secret" not in repr(route)
+
+
+def failure(code):
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "so it is")
+
+
+async def test_routes_that_cannot_be_fetched_stay_as_they_are(world):
+    gateway, recorder, take = world
+    gateway.routes = routes("one")
+    before = await take()
+    gateway.routes_failing = failure(grpc.StatusCode.INTERNAL)
+    after = await take(config("other.example.com"))
+    assert allows(after, "other.example.com")
+    assert after.inference is before.inference
+    said = "inference routes could not be fetched: INTERNAL: so it is"
+    assert recorder.lines.count(("warn", said)) == 1
+
+
+async def test_a_gateway_without_inference_leaves_it_off():
+    gateway, recorder = Gateway(), Recorder()
+    gateway.routes_failing = failure(grpc.StatusCode.UNIMPLEMENTED)
+    holder = GenerationHolder(Generation(0, quarantine("none yet", 0), CredentialSet()))
+    source = ConfigSource(gateway, "box", holder, recorder, recorder, clock_ms=lambda: 1)
+    running = asyncio.ensure_future(source.run())
+    async with asyncio.timeout(5):
+        assert (await source.wait_loaded()).inference is None
+    assert not any("inference" in line for _level, line in recorder.lines)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"provider_type": "unheard-of"}, "a provider type that is not known here"),
+        ({"base_url": "http://api.openai.com/v1"}, "a key is sent in clear text"),
+        ({"base_url": "https://user@api.openai.com"}, "the base URL must be"),
+        ({"api_key": "two\r\nlines"}, "a key that cannot stand in a header"),
+        ({"model_id": "two\nlines"}, "a model name that cannot be sent"),
+        ({"request_path_override": "@elsewhere"}, "a path that cannot be sent"),
+    ],
+)
+async def test_an_unusable_route_is_left_out_and_named(world, change, why):
+    gateway, recorder, take = world
+    gateway.routes = routes("broken", **change)
+    gateway.routes.routes.add().CopyFrom(routes("", name="sandbox-system").routes[0])
+    kept = (await take()).inference.routes
+    assert [route.name for route in kept] == ["sandbox-system"]
+    (line,) = [line for level, line in recorder.lines if level == "warn"]
+    assert why in line
+    assert "two" not in line

@@ -87,6 +87,7 @@ class BodyDecoder:
         "_trailers",
         "_view",
         "_wire",
+        "chunks",
         "done",
         "leftover",
     )
@@ -94,6 +95,8 @@ class BodyDecoder:
     def __init__(self, framing: Framing) -> None:
         self.leftover = b""
         self.done = False
+        # Chunks begun so far: who holds a body may bound them.
+        self.chunks = 0
         self._remaining = 0
         self._extensions = 0
         self._trailers = 0
@@ -190,6 +193,7 @@ class BodyDecoder:
         if self._extensions > EXTENSION_LIMIT:
             raise BodyRejected(BodyRejectReason.CHUNK_OVERHEAD)
         self._remaining = int(digits, 16)
+        self.chunks += 1
         self._state = BodyDecoder._chunk_data if self._remaining else BodyDecoder._trailer_line
         return end + 2
 

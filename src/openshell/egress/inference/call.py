@@ -1,0 +1,279 @@
+"""One request for a model: taken, rewritten for its route, asked, answered.
+
+The route is taken from the generation that is in force when the request has come; a change of routes
+while an answer runs does not end it. Each call has one event, whatever came of it. Nothing of a body
+is in it.
+"""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from openshell.egress.connection import ClientConnection, Services
+from openshell.egress.credentials import redact_placeholders
+from openshell.egress.denials import Denial
+from openshell.egress.destination import Refused
+from openshell.egress.events import Where
+from openshell.egress.http1 import BodyRejected, HeadRejected, RequestHead, ResponseHead
+from openshell.egress.inference.answers import (
+    BROKEN,
+    NO_ROUTE,
+    NOT_CONFIGURED,
+    UNAVAILABLE,
+    UNREADABLE,
+    Problem,
+    not_served,
+    plain,
+    problem,
+)
+from openshell.egress.inference.limits import CONNECT_SECONDS, IDLE_SECONDS
+from openshell.egress.inference.patterns import Dialect, Pattern, dialect_of, find_pattern
+from openshell.egress.inference.receiving import LargeBody, receive_body
+from openshell.egress.inference.relaying import (
+    BrokenAnswer,
+    HeldAnswers,
+    NoAnswer,
+    Relay,
+    Relayed,
+    read_head,
+)
+from openshell.egress.inference.rewriting import BodyUnreadable, Outgoing, rewrite
+from openshell.egress.inference.routes import Route
+from openshell.egress.inference.usage import Usage
+from openshell.egress.link import Link
+from openshell.egress.upstream import UpstreamFailed, UpstreamKey
+from openshell.ocsf import Refusal
+from openshell.policy.target import CanonicalTarget, TargetRejected, canonicalize
+
+__all__ = ["HOST", "PORT", "Calls"]
+
+HOST: Final = "inference.local"
+PORT: Final = 443
+
+_UNKNOWN: Final = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is known of a call before it is sent."""
+
+    head: RequestHead
+    pattern: Pattern
+    dialect: Dialect
+    route: Route
+    outgoing: Outgoing = field(repr=False)
+
+
+class _Unreachable(Exception):
+    """The destination of a route may not be dialled; a sentence for operators."""
+
+
+class Calls:
+    """The calls of one client connection, one after the other."""
+
+    def __init__(self, services: Services, connection: ClientConnection, held: HeldAnswers) -> None:
+        self._services = services
+        self._connection = connection
+        self._held = held
+        self._link: Link | None = None
+
+    async def serve(self, head: RequestHead) -> bool:
+        """Serve one request; say whether the client connection can carry another."""
+        connection = self._connection
+        connection.deadline = None
+        target = _read_target(head)
+        pattern = find_pattern(head.method, target.path) if target is not None else None
+        if target is None or pattern is None:
+            return await self._not_served(head, target)
+        large = LargeBody(self._services.large_bodies)
+        try:
+            asked = await self._prepare(head, pattern, target, large)
+            if isinstance(asked, Denial):
+                return await self._end(asked)
+            return await self._ask(asked, large)
+        finally:
+            large.release()
+            connection.stream.partner = None
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._link.close()
+
+    async def _prepare(
+        self, head: RequestHead, pattern: Pattern, target: CanonicalTarget, large: LargeBody
+    ) -> _Asked | Denial:
+        seconds = self._services.limits.body_idle_seconds
+        try:
+            body = await receive_body(self._connection, head, seconds, large)
+        except BodyRejected:
+            body = plain(400, "Bad Request")
+        if isinstance(body, Denial):
+            self._record(pattern, None, 0.0, failure=f"refused with status {body.status}")
+            return body
+        dialect = dialect_of(pattern, head)
+        routes = self._services.holder.current.inference
+        if routes is None or not routes.for_agents:
+            return self._refuse(NOT_CONFIGURED, pattern, dialect, None)
+        route = routes.find(pattern.protocol)
+        if route is None:
+            return self._refuse(NO_ROUTE, pattern, dialect, None)
+        try:
+            outgoing = rewrite(route, pattern, head, target.path, target.query, body)
+        except BodyUnreadable:
+            return self._refuse(UNREADABLE, pattern, dialect, route)
+        return _Asked(head, pattern, dialect, route, outgoing)
+
+    async def _ask(self, asked: _Asked, large: LargeBody) -> bool:
+        client, began = self._connection.stream, self._services.clock()
+        seconds = None if asked.outgoing.wants_stream else asked.route.seconds
+        failure, what = "", BROKEN
+        relay: Relay | None = None
+        try:
+            async with asyncio.timeout(seconds) as bound:
+                relay, head, rest = await self._send(asked, large)
+                if asked.outgoing.wants_stream or head.is_event_stream:
+                    bound.reschedule(None)
+                    relayed = await relay.stream(head, rest)
+                else:
+                    relayed = await relay.hold(head, rest)
+        except TimeoutError:
+            failure, what = "no answer in time", UNAVAILABLE
+        except (UpstreamFailed, _Unreachable) as error:
+            failure, what = str(error), UNAVAILABLE
+        except (NoAnswer, ConnectionError):
+            failure = "the upstream closed the connection"
+        except BrokenAnswer as error:
+            failure = f"the upstream broke its answer: {error}"
+        except (HeadRejected, BodyRejected) as rejected:
+            failure = f"the upstream broke its answer: {rejected.reason.value}"
+        else:
+            return await self._relayed(asked, relayed, began)
+        self._drop()
+        if client.lost:
+            failure = "the client went away"
+        self._record(asked.pattern, asked.route, began, failure=failure)
+        if client.lost or (relay is not None and relay.has_begun):
+            client.abort("the answer could not be passed on")
+            return False
+        return await self._end(problem(what, asked.dialect))
+
+    async def _send(self, asked: _Asked, large: LargeBody) -> tuple[Relay, ResponseHead, bytes]:
+        """Send the request; the relay of its answer, the answer's head and what came behind it."""
+        client = self._connection.stream
+        for is_second in (False, True):
+            async with asyncio.timeout(CONNECT_SECONDS):
+                link = await self._reach(asked.route, fresh=is_second)
+                upstream = await link.open()
+            client.partner = upstream
+            upstream.write(asked.outgoing.wire)
+            async with asyncio.timeout(IDLE_SECONDS if asked.outgoing.wants_stream else None):
+                if upstream.must_drain:
+                    await upstream.drain()
+                large.release()
+                try:
+                    head, rest = await read_head(upstream, asked.outgoing.method)
+                except NoAnswer:
+                    # A kept connection that its server was just closing: it has not read a thing.
+                    if is_second or not link.may_be_stale or client.lost:
+                        raise
+                    continue
+            relay = Relay(client, upstream, asked.head, asked.dialect, self._held)
+            return relay, head, rest
+        raise AssertionError("the second attempt returns or raises")
+
+    async def _reach(self, route: Route, *, fresh: bool) -> Link:
+        """The link to a route's endpoint. Raises _Unreachable."""
+        endpoint = route.endpoint
+        plan = await self._services.admission.reach(endpoint.host, endpoint.port)
+        if isinstance(plan, Refused):
+            raise _Unreachable(plan.reason)
+        # Keys stand in requests, not on connections: no epoch parts these.
+        key = UpstreamKey(endpoint.host, endpoint.port, plan.addresses, endpoint.is_tls, 0)
+        link = self._link
+        if link is None or link.key != key or fresh or link.ready() is None:
+            self._drop()
+            link = self._link = Link(self._services.upstreams, key, pooled=False)
+        return link
+
+    def _drop(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.drop()
+
+    async def _relayed(self, asked: _Asked, relayed: Relayed, began: float) -> bool:
+        if relayed.is_reusable and self._link is not None:
+            self._link.carried(relayed.status)
+        else:
+            self._drop()
+        failure = relayed.cut
+        if not failure and relayed.status >= 400:
+            failure = f"the upstream answered {relayed.status}"
+        self._record(asked.pattern, asked.route, began, failure=failure, usage=relayed.usage)
+        client = self._connection.stream
+        if not relayed.is_ended:
+            return False
+        if asked.head.version == b"HTTP/1.1" and asked.head.keep_alive and not relayed.cut:
+            return True
+        await client.finish()
+        return False
+
+    # Outcomes other than an answer. Each ends the client connection.
+
+    def _refuse(
+        self, what: Problem, pattern: Pattern, dialect: Dialect, route: Route | None
+    ) -> Denial:
+        self._record(pattern, route, self._services.clock(), failure=what.message)
+        return problem(what, dialect)
+
+    async def _not_served(self, head: RequestHead, target: CanonicalTarget | None) -> bool:
+        shown = redact_placeholders(target.path.encode()) if target is not None else None
+        path = "/" if shown is None else shown.decode("ascii", "replace")
+        method = head.method.decode("ascii", "replace")
+        self._services.log.request_denied(
+            self._connection.actor,
+            Where(method, "https", HOST, PORT, path),
+            "-",
+            engine="inference",
+            reason="no way of asking a model that is served here",
+            refusal=Refusal("inference_not_served", ancestors=self._connection.actor.ancestors),
+            code=403,
+        )
+        return await self._end(not_served())
+
+    async def _end(self, denial: Denial) -> bool:
+        client = self._connection.stream
+        self._connection.deadline = None
+        client.partner = None
+        client.write(denial.render())
+        with suppress(ConnectionError):
+            await client.finish()
+        return False
+
+    def _record(
+        self,
+        pattern: Pattern,
+        route: Route | None,
+        began: float,
+        *,
+        failure: str = "",
+        usage: Usage = _UNKNOWN,
+    ) -> None:
+        took = self._services.clock() - began if began else 0.0
+        self._services.log.model_called(
+            self._connection.actor,
+            operation=pattern.protocol,
+            model=route.model if route is not None else "-",
+            provider=route.kind.name if route is not None else "-",
+            latency_ms=round(took * 1000),
+            failure=failure,
+            tokens_in=usage.tokens_in,
+            tokens_out=usage.tokens_out,
+        )
+
+
+def _read_target(head: RequestHead) -> CanonicalTarget | None:
+    try:
+        return canonicalize(head.target, allow_encoded_slash=True)
+    except TargetRejected:
+        return None
