@@ -30,9 +30,9 @@ from openshell.policy.messages import Content, GraphqlRequest, RpcRequest, RpcSt
 
 __all__ = ["CONTENT_LIMIT", "Wanted", "read_content"]
 
-# Whatever a policy says: a body is held several times over while it is judged and sent. Larger ones are
-# refused with this number. As much as is held to be signed.
-CONTENT_LIMIT: Final = 10 * 1024 * 1024
+# Whatever a policy says: reading as much takes about a second and thirty times the memory. Larger bodies
+# are refused with this number, which is what servers of MCP take.
+CONTENT_LIMIT: Final = 4 * 1024 * 1024
 
 _EMPTY: Final = Length(0)
 _STREAM: Final = b"text/event-stream"

@@ -203,7 +203,9 @@ class Stream(asyncio.Protocol):
 
     def write_eof(self) -> None:
         if not self._lost and not self.transport.is_closing():
-            self.transport.write_eof()
+            # A peer that has just reset the connection is no longer there to be told.
+            with contextlib.suppress(OSError):
+                self.transport.write_eof()
 
     def close(self) -> None:
         """Send what is written and close, without an end: for what is written see `flush`."""

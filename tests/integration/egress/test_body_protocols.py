@@ -13,6 +13,7 @@ import pytest
 from mcp.client import Client as McpClient
 from mcp.client.streamable_http import streamable_http_client
 
+from integration.egress.h2_peers import H2Client, H2Server
 from integration.egress.harness import (
     PLACEHOLDER,
     SECRET,
@@ -654,6 +655,73 @@ async def test_placeholders_in_heads_are_replaced_and_in_bodies_refused(make):
     findings = [each for each in proxy.lines if "Credential placeholder in a request body" in each]
     assert len(findings) == 2
     assert not any(SECRET in line or "openshell:resolve" in line for line in proxy.lines)
+
+
+async def test_the_same_over_http2():
+    server = GraphqlServer()
+
+    async def script(stream):
+        body = server.execute(
+            stream.headers[":method"], stream.headers[":path"], await stream.whole()
+        )
+        await stream.head(("content-length", str(len(body))))
+        await stream.send(body, end=True)
+
+    async with (
+        H2Server(A, script) as up,
+        Proxy(rest_policy(graphql(A, up.port, graphql_max_body_bytes=100))) as proxy,
+    ):
+        client = await H2Client.open(proxy, A, up.port)
+        kind = ("content-type", JSON)
+
+        async def post(body, *fields):
+            sent = client.fields("/graphql", "POST", *(fields or (kind,)))
+            stream = await client.open_stream(sent, end=False)
+            # The body in two frames, without a length.
+            await client.send(stream, body[:5])
+            await client.send(stream, body[5:], end=True)
+            return await client.answer(stream)
+
+        read, drop = (json.dumps(document).encode() for document in (READ, DROP))
+        assert (await post(read)).status == 200
+        assert (await client.get("/graphql?query={me}")).status == 200
+        for body, fields, status in (
+            (drop, (), 403),
+            (b'{"query":"{me}","query":"mutation{drop}"}', (), 403),
+            (read + b" " * 200, (), 413),
+            (read, (("content-type", "text/plain"),), 415),
+            (read, (kind, ("content-type", "text/plain")), 415),
+            (read, (kind, ("content-encoding", "gzip")), 415),
+        ):
+            assert (await post(body, *fields)).status == status
+        assert (await client.get("/graphql?query=mutation{drop}")).status == 403
+        assert (await post(read)).status == 200
+        client.close()
+    assert server.ran == ["me"] * 3
+    assert {event.engine for event in proxy.denials} == {"l7-graphql"}
+
+
+UPGRADE = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    "Accept: text/event-stream",
+)
+
+
+async def test_no_websocket_leads_past_these_protocols():
+    async with api(graphql, mcp, lambda h, p: rest(h, p, path="/api")) as (up, proxy):
+        client = await proxy.tunnel(A, up.port)
+        await client.send(get(up.port, "/api", *UPGRADE))
+        assert (await client.response())[0] == 200
+        assert up.requests[0].header(b"upgrade") == b"websocket"
+        for path in ("/graphql?query={me}", "/mcp"):
+            client = await proxy.tunnel(A, up.port)
+            # Refused, or an ordinary request: never a switch.
+            answer = await client.say(get(up.port, path, *UPGRADE, "Connection: close"))
+            assert parse(answer)[0] in (200, 400, 403)
+        assert not any(each.header(b"upgrade") for each in up.requests[1:])
 
 
 async def test_names_with_placeholders_reach_no_log():
