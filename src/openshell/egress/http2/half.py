@@ -26,6 +26,7 @@ class Half:
 
     __slots__ = (
         "_granted",
+        "_keeps_up",
         "_shares",
         "_source",
         "_target",
@@ -48,6 +49,8 @@ class Half:
         self._window = FIRST_WINDOW
         # What has gone on and was not granted again yet.
         self._granted = 0
+        # Whether the taker has taken all there was when it was last asked.
+        self._keeps_up = True
         self._trailers: list[HeaderTuple] | None = None
         # Bytes that wait for the taker.
         self.held = 0
@@ -75,6 +78,7 @@ class Half:
         while self._waiting:
             room = peer.room(stream_id)
             if room <= 0:
+                self._keeps_up = False
                 return False
             if most <= 0:
                 return True
@@ -86,6 +90,7 @@ class Half:
             peer.send_data(stream_id, data, end=last)
             self.finished = self.finished or last
             self._grant(len(data))
+        self._keeps_up = True
         if self.ended and not self.finished:
             self.finished = True
             if self._trailers:
@@ -126,7 +131,8 @@ class Half:
             return
         more = 0
         if (
-            not self._waiting
+            self._keeps_up
+            and not self.finished
             and self._window < LARGEST_WINDOW
             and self._shares.take_window(self._window)
         ):
