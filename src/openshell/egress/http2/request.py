@@ -61,10 +61,13 @@ __all__ = ["StreamExchange"]
 _NO_ERROR: Final = int(h2.errors.ErrorCodes.NO_ERROR)
 _INTERNAL: Final = int(h2.errors.ErrorCodes.INTERNAL_ERROR)
 _CANCEL: Final = int(h2.errors.ErrorCodes.CANCEL)
+_REFUSED: Final = int(h2.errors.ErrorCodes.REFUSED_STREAM)
+# Times that a request is sent again which upstreams refuse because they are about to close.
+_MAX_REFUSED: Final = 3
 _PROTOCOL: Final = int(h2.errors.ErrorCodes.PROTOCOL_ERROR)
 # Interim heads before one response, as in HTTP/1.
 _MAX_INTERIM: Final = 32
-# What of a body may come before it is known where it goes: the stream's first window, see `shares`.
+# Methods that may be sent again when a kept connection turns out to be closed, as in HTTP/1.
 _REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 
 
@@ -75,7 +78,7 @@ class StreamExchange:
         self._session = session
         self._services = session.services
         self._connection = session.connection
-        self._id = stream_id
+        self.stream_id = stream_id
         self._head = head
         self._pending = Pending(head)
         self._judged: Judged | None = None
@@ -93,7 +96,8 @@ class StreamExchange:
         self._interim = 0
         self._begun = False
         self._answered = False
-        self._repeated = False
+        # How often it was sent again.
+        self._tries = 0
         self.closed = False
         # For `sweep`: when and at which count something moved last.
         self._touched = self._services.clock()
@@ -178,7 +182,7 @@ class StreamExchange:
                         data, counted = self._early.popleft()
                         body += data
                         if counted and not self._ended:
-                            self._session.peer.open_window(self._id, counted)
+                            self._session.peer.open_window(self.stream_id, counted)
                     if len(body) > limit:
                         return BodyFault.SIZE
                     if self._ended:
@@ -193,7 +197,7 @@ class StreamExchange:
         """Ask a client for its body that waits to be asked."""
         waits = any(v.lower() == b"100-continue" for v in self._head.values(b"expect"))
         if waits and not (self._received or self._ended):
-            self._session.peer.send_headers(self._id, write_response(100, ()))
+            self._session.peer.send_headers(self.stream_id, write_response(100, ()))
 
     async def _reach(self, judged: Judged) -> tuple[Judged, Far] | Refused | None:
         """Have a connection and a judgement with nothing waited for since."""
@@ -235,7 +239,7 @@ class StreamExchange:
             self._say(bare(503))
             return
         fields, body = write_request(judged.wire, self._head, judged.route.scheme)
-        client = self._session.peer, self._id
+        client = self._session.peer, self.stream_id
         self._far, self._far_id = far, far_id
         up = self._up = Half(
             (far.peer, far_id), None if body_is_ours else client, self._session.shares
@@ -256,8 +260,8 @@ class StreamExchange:
             up.push(*self._early.popleft())
         if self._ended and not body_is_ours:
             up.end(write_trailers(self._trailers))
-        up.pump()
-        if not self._repeated:
+        self.moves()
+        if not self._tries:
             record_allowed(self._services, self._connection, judged)
 
     # What the client sends.
@@ -271,7 +275,7 @@ class StreamExchange:
             known = self._scanner.found
             if self._scanner.feed(data):
                 self._arrived.set()
-                self._session.peer.open_window(self._id, counted or 1)
+                self._session.peer.open_window(self.stream_id, counted or 1)
                 if not known:
                     self._found_marker()
                 return
@@ -280,7 +284,7 @@ class StreamExchange:
             self._arrived.set()
         else:
             self._up.push(data, counted)
-            self._up.pump()
+            self.moves()
 
     def on_end(self, trailers: Headers) -> None:
         """The client has sent all of its request."""
@@ -296,7 +300,7 @@ class StreamExchange:
             self._found_marker()
         elif self._up is not None and self._pending.body is None:
             self._up.end(write_trailers(trailers))
-            self._up.pump()
+            self.moves()
 
     def on_broken(self, reason: str) -> None:
         """The client broke a rule of its body."""
@@ -324,7 +328,7 @@ class StreamExchange:
 
     # What the upstream sends.
 
-    def on_response(self, head: ResponseFields) -> None:
+    def on_response(self, head: ResponseFields, *, ended: bool) -> None:
         self._touched = self._services.clock()
         if head.is_interim:
             self._interim += 1
@@ -333,9 +337,14 @@ class StreamExchange:
                 return
         elif self._far is not None:
             self._begun = True
-            client = self._session.peer, self._id
+            client = self._session.peer, self.stream_id
             self._down = Half(client, (self._far.peer, self._far_id), self._session.shares)
-        self._session.peer.send_headers(self._id, write_response(head.status, head.headers))
+            # Ended as it came: gRPC tells answers without a body by that.
+            self._down.ended = self._down.finished = ended
+        fields = write_response(head.status, head.headers)
+        self._session.peer.send_headers(self.stream_id, fields, end=ended)
+        if ended:
+            self.moves()
 
     def on_response_data(self, data: bytes, counted: int) -> None:
         self._touched = self._services.clock()
@@ -343,14 +352,14 @@ class StreamExchange:
             self.on_response_broken("it sent data before a response")
         else:
             self._down.push(data, counted)
-            self.pump_down()
+            self.moves()
 
     def on_response_end(self, trailers: Headers) -> None:
         if self._down is None:
             self.on_response_broken("it ended without a response")
         else:
             self._down.end(write_trailers(trailers))
-            self.pump_down()
+            self.moves()
 
     def on_response_broken(self, reason: str) -> None:
         self._drop_far(_CANCEL)
@@ -364,6 +373,9 @@ class StreamExchange:
             self._forget_far()
             return
         self._forget_far()
+        # What an upstream refuses it has not looked at (RFC 9113 8.7): it may go out again.
+        if error == _REFUSED and self._goes_again(_MAX_REFUSED):
+            return
         if self._judged is not None:
             self._fail(f"the upstream reset the stream: error {error}", self._judged)
         self._abort(error)
@@ -372,35 +384,45 @@ class StreamExchange:
         if self._down is not None and self._down.ended:
             self._forget_far()
             return
-        again = (
-            not (self._begun or self._repeated or self._interim)
-            and isinstance(self._head.framing, NoBody)
-            and self._head.method in _REPEATABLE
-        )
         self._forget_far()
-        if again and not self.closed:
-            # The upstream closed a connection that was kept; nothing of a response has come.
-            self._repeated, self._up = True, None
-            self._task = asyncio.create_task(self._run(), name="http2 stream")
-        else:
+        # The upstream may have closed a connection that was kept, before it saw the request.
+        if self._head.method not in _REPEATABLE or not self._goes_again(1):
             self._broken(reason, _INTERNAL)
 
-    def pump_up(self) -> None:
+    def _goes_again(self, most: int) -> bool:
+        """Send the request again, where nothing of an answer has come and its body is still at hand."""
+        at_hand = isinstance(self._head.framing, NoBody) or self._pending.body is not None
+        if self.closed or self._begun or self._interim or not at_hand or self._tries >= most:
+            return False
+        self._tries += 1
         if self._up is not None:
-            self._up.pump()
+            self._up.drop()
+            self._up = None
+        self._task = asyncio.create_task(self._run(), name="http2 stream")
+        return True
 
-    def pump_down(self) -> None:
-        """Send what the client has room for; after the last of it the exchange is over."""
-        if self._down is None or self.closed:
-            return
-        self._down.pump()
-        if self._down.finished:
+    def moves(self) -> None:
+        """Ask for a turn: there may be room for what waits."""
+        self._session.moves(self)
+
+    def pump(self) -> bool:
+        """Send a turn's worth both ways; say whether there may be room for more. See `Session.flush`."""
+        if self.closed:
+            return False
+        more = self._up is not None and self._up.pump()
+        down = self._down
+        if down is None:
+            return more
+        more = down.pump() or more
+        if down.finished:
+            # After the last of its answer the exchange is over.
             if not self._ended:
-                # An answer that does not wait for the rest of the request (RFC 9113 8.1).
-                self._session.peer.reset(self._id, _NO_ERROR)
+                # The answer did not wait for the rest of the request (RFC 9113 8.1).
+                self._session.peer.reset(self.stream_id, _NO_ERROR)
             if self._up is not None and not self._up.finished:
                 self._drop_far(_NO_ERROR)
             self._close()
+        return more
 
     @property
     def waiting(self) -> int:
@@ -501,12 +523,12 @@ class StreamExchange:
         fields, body = write_denial(denial, self._head)
         self._answered = self._begun = True
         self._early.clear()
-        self._session.peer.send_headers(self._id, fields, end=not body)
-        self._down = Half((self._session.peer, self._id), None, self._session.shares)
+        self._session.peer.send_headers(self.stream_id, fields, end=not body)
+        self._down = Half((self._session.peer, self.stream_id), None, self._session.shares)
         self._down.finished = not body
         self._down.push(body)
         self._down.end()
-        self.pump_down()
+        self.moves()
 
     def _broken(self, reason: str, error: int) -> None:
         """The upstream failed: told where nothing has been answered yet, a reset elsewhere."""
@@ -532,7 +554,7 @@ class StreamExchange:
 
     def _abort(self, error: int) -> None:
         if not self.closed:
-            self._session.peer.reset(self._id, error)
+            self._session.peer.reset(self.stream_id, error)
             self._close()
 
     def _drop_far(self, error: int) -> None:
@@ -558,4 +580,4 @@ class StreamExchange:
             self._services.large_bodies.release()
         if self._task is not asyncio.current_task():
             self._task.cancel()
-        self._session.forget(self._id)
+        self._session.forget(self.stream_id)
