@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, TypeAlias
 
 from openshell.egress.body_faults import BodyFault, RefusedBody
 from openshell.egress.credentials import NEEDS_TLS, CredentialRefused
+from openshell.egress.guidance import AGENT_GUIDANCE, NEXT_STEPS
 from openshell.egress.http1 import Headers
 from openshell.egress.signing_plan import SigningFault
 from openshell.ocsf import HostPort
@@ -105,11 +106,13 @@ def bare(status: int) -> Denial:
 class Denials:
     """Makes the answers of one sandbox."""
 
-    __slots__ = ("_sandbox",)
+    __slots__ = ("_may_propose", "_sandbox")
 
-    def __init__(self, sandbox: str) -> None:
+    def __init__(self, sandbox: str, may_propose: Callable[[], bool] = lambda: False) -> None:
+        """`may_propose`: whether its agent may propose changes at this moment."""
         # The sandbox's own name is all that is needed to make a command one that can be pasted.
         self._sandbox = shlex.quote(sandbox)
+        self._may_propose = may_propose
 
     # Connections: CONNECT, absolute form, captured.
 
@@ -210,7 +213,7 @@ class Denials:
             "protocol": "rest",
             **place,
             "rule_missing": {"type": "rest_allow", "layer": "l7", **place},
-            # Proposals from inside the sandbox are not built; the contract's form of "off" is empty.
+            # The contract's form of "off"; what is there while they are on comes with the advice.
             "next_steps": [],
         }
         change = ""
@@ -299,8 +302,11 @@ class Denials:
     def _advice(
         self, decision: ConnectionDenied | RequestDenied, host: str, change: str
     ) -> dict[str, object]:
-        """What came nearest, and the command that makes the smallest change where one can."""
+        """What came nearest, the command that makes the smallest change, what an agent may do."""
         advice: dict[str, object] = {"reason_code": decision.reason_code}
+        if self._may_propose():
+            advice["next_steps"] = [dict(step) for step in NEXT_STEPS]
+            advice["agent_guidance"] = AGENT_GUIDANCE
         if decision.nearest_rule:
             advice["nearest_rule"] = decision.nearest_rule
         if decision.suggestion:

@@ -102,11 +102,13 @@ class EgressProxy:
         relaxed_identity: bool = False,
         hostname: str = "",
         local: Sequence[LocalName] = (),
+        may_propose: Callable[[], bool] = lambda: False,
         now_ms: Callable[[], int] = _wall_ms,
     ) -> None:
         """`sandbox` is the name in suggested commands, `hostname` the sandbox's own.
 
-        `local` are names that are served here.
+        `local` are the names that are served here, `may_propose` says whether refusals tell an agent
+        that it can propose a change.
         """
         clock = asyncio.get_running_loop().time
         limits = limits or Limits()
@@ -124,7 +126,7 @@ class EgressProxy:
             upstreams=self._upstreams,
             ca=ca,
             log=self._log,
-            denials=Denials(sandbox),
+            denials=Denials(sandbox, may_propose),
             limits=limits,
             clock=clock,
             now_ms=now_ms,

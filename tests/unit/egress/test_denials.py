@@ -210,3 +210,26 @@ def test_a_method_that_a_shell_would_read_is_not_in_the_command() -> None:
     facts = RequestFacts("GET`id`", "/v1", "api.example", 443, "/usr/bin/curl")
     body = json.loads(MAKE.request_denied(REQUEST, facts).body)
     assert body["command"] == "openshell policy set demo --policy FILE"
+
+
+@pytest.mark.parametrize("made", ["connect", "forward", "request"])
+def test_an_agent_that_may_propose_is_told_how_and_another_is_not(made):
+    state = [False]
+    make = Denials("demo", lambda: state[0])
+    answer = {
+        "connect": lambda: make.connect_denied(CONNECTION),
+        "forward": lambda: make.forward_denied(CONNECTION, FACTS),
+        "request": lambda: make.request_denied(REQUEST, FACTS),
+    }[made]
+    off = json.loads(answer().body)
+    assert not off.get("next_steps")
+    assert "agent_guidance" not in off
+    state[0] = True
+    on = json.loads(answer().body)
+    assert [step["action"] for step in on["next_steps"]] == [
+        "read_skill",
+        "inspect_policy",
+        "inspect_recent_denials",
+        "submit_proposal",
+    ]
+    assert "policy_reloaded: true" in on["agent_guidance"]
