@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from openshell._proto import datamodel_pb2
 from openshell.gateway.store.model import NewRow, Row
 
-__all__ = ["Kind", "load", "load_all", "to_row"]
+__all__ = ["Kind", "load", "load_all", "metadata_of", "to_row"]
 
 
 M = TypeVar("M", bound=Message)
@@ -49,6 +49,18 @@ def load(row: Row, message_class: type[M]) -> M:
     message.metadata.resource_version = row.resource_version
     loaded: M = message
     return loaded
+
+
+def metadata_of(row: Row) -> datamodel_pb2.ObjectMeta:
+    """What the row itself says: all that is known of one whose content does not read any more."""
+    return datamodel_pb2.ObjectMeta(
+        id=row.id,
+        name=row.name or "",
+        workspace=row.workspace,
+        created_at_ms=row.created_at_ms,
+        labels=row.labels,
+        resource_version=row.resource_version,
+    )
 
 
 def load_all(rows: Sequence[Row], message_class: type[M]) -> list[M]:

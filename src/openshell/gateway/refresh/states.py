@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 
 from openshell._proto import datamodel_pb2, openshell_pb2
 from openshell.gateway.credentials.model import CredentialRef, CredentialStore
-from openshell.gateway.records import Kind, load, to_row
+from openshell.gateway.records import Kind, load, metadata_of, to_row
 from openshell.gateway.store.model import MatchResourceVersion, MustCreate, Row, Tx
 from openshell.providers.profile.model import Strategy
 from openshell.providers.situation import RefreshState
@@ -95,12 +95,11 @@ def load_anyway(row: Row) -> State:
     except DecodeError:
         _log.error("the stored refresh %s is damaged", row.name)
     state = State(
-        provider_id=row.scope or "", status="damaged", last_error="damaged: configure it again"
+        metadata=metadata_of(row),
+        provider_id=row.scope or "",
+        status="damaged",
+        last_error="damaged: configure it again",
     )
-    state.metadata.id = row.id
-    state.metadata.name = row.name or ""
-    state.metadata.workspace = row.workspace
-    state.metadata.created_at_ms = row.created_at_ms
     with contextlib.suppress(ValueError):
         key = bytes.fromhex((row.name or "").rpartition("-")[2])
         state.credential_key = key.decode()

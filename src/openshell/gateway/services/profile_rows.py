@@ -16,7 +16,7 @@ from openshell.codec.profile import profile_to_proto
 from openshell.gateway.auth.authorization import RolePolicy
 from openshell.gateway.auth.principal import require_user
 from openshell.gateway.errors import invalid_argument, permission_denied
-from openshell.gateway.records import Kind, load, to_row
+from openshell.gateway.records import Kind, load, metadata_of, to_row
 from openshell.gateway.services.catalogues import PLATFORM
 from openshell.gateway.store.model import MatchResourceVersion, MustCreate, Row, Tx
 from openshell.gateway.workspaces import open_workspace
@@ -82,15 +82,7 @@ def replace_row(tx: Tx, row: Row, profile: ProviderProfile) -> Row:
         stored = load(row, openshell_pb2.StoredProviderProfile)
     except DecodeError:
         # What the row itself says is still known.
-        stored = openshell_pb2.StoredProviderProfile(
-            metadata=datamodel_pb2.ObjectMeta(
-                id=row.id,
-                name=profile.id,
-                workspace=row.workspace,
-                created_at_ms=row.created_at_ms,
-                labels=row.labels,
-            )
-        )
+        stored = openshell_pb2.StoredProviderProfile(metadata=metadata_of(row))
     stored.profile.CopyFrom(_payload(profile))
     return tx.put(to_row(Kind.PROVIDER_PROFILE, stored), MatchResourceVersion(row.resource_version))
 

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from openshell._proto import datamodel_pb2, openshell_pb2
 from openshell.gateway.credentials.model import CredentialRef
-from openshell.gateway.records import load
+from openshell.gateway.records import load, metadata_of
 from openshell.gateway.store.model import Row
 from openshell.providers.records import Handle, NewProvider, ProviderChange, ProviderRecord
 
@@ -62,13 +62,7 @@ def redacted(row: Row) -> datamodel_pb2.Provider:
     try:
         message = load(row, datamodel_pb2.Provider)
     except DecodeError:
-        message = datamodel_pb2.Provider()
-        message.metadata.id = row.id
-        message.metadata.name = row.name or ""
-        message.metadata.workspace = row.workspace
-        message.metadata.created_at_ms = row.created_at_ms
-        message.metadata.resource_version = row.resource_version
-        return message
+        return datamodel_pb2.Provider(metadata=metadata_of(row))
     keys = [*message.credential_handles, *message.credentials]
     message.ClearField("credential_handles")
     message.ClearField("credentials")
