@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from openshell.sandbox import (
         ExecChunk,
         ExecResult,
+        InferenceRouteClient,
+        InferenceRouteConfig,
         Sandbox,
         SandboxClient,
         SandboxError,
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ExecChunk",
     "ExecResult",
+    "InferenceRouteClient",
+    "InferenceRouteConfig",
     "Sandbox",
     "SandboxClient",
     "SandboxError",

@@ -33,6 +33,9 @@ _ENTRIES = {
     "provider": Entry(
         "openshell.cli.provider:provider", "Keep credentials for sandboxes.", _POLICY
     ),
+    "inference": Entry(
+        "openshell.cli.inference:inference", "Choose the model behind inference.local.", _POLICY
+    ),
     "gateway": Entry("openshell.cli.gateway:gateway", "Start, stop and choose gateways.", _GATEWAY),
     "status": Entry("openshell.cli.status:status", "Show the gateway; starts nothing.", _GATEWAY),
     "whoami": Entry(

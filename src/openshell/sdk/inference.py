@@ -1,0 +1,98 @@
+"""Client for inference routes: which provider and model answer `inference.local` in a workspace.
+
+Keys never pass through here: a route names a provider of the workspace. The command line uses the
+gateway's whole answers (`configure`, `describe`), programs the short ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from openshell._proto import inference_pb2, inference_pb2_grpc
+
+if TYPE_CHECKING:
+    import grpc
+
+    from openshell.sdk.client import SandboxClient
+
+__all__ = ["InferenceRouteClient", "InferenceRouteConfig"]
+
+
+@dataclass(frozen=True)
+class InferenceRouteConfig:
+    """A stored route; each write counts its version up."""
+
+    provider_name: str
+    model_id: str
+    version: int
+
+
+class InferenceRouteClient:
+    """Sets, reads and deletes routes.
+
+    Args:
+        channel: An open channel to a gateway; it stays the caller's.
+        timeout: Deadline of each call in seconds. A route is tried within 20 seconds.
+    """
+
+    def __init__(self, channel: grpc.Channel, *, timeout: float = 30.0) -> None:
+        self._stub = inference_pb2_grpc.InferenceStub(channel)
+        self._timeout = timeout
+
+    @classmethod
+    def from_sandbox_client(cls, client: SandboxClient) -> Self:
+        """Shares the channel and the deadline of another client."""
+        return cls(client._channel, timeout=client._timeout)
+
+    def set_route(
+        self, *, workspace: str, provider_name: str, model_id: str, no_verify: bool = False
+    ) -> InferenceRouteConfig:
+        """Sets the route of `inference.local`; it is tried first unless `no_verify` says otherwise."""
+        answer = self.configure(
+            workspace=workspace,
+            provider_name=provider_name,
+            model_id=model_id,
+            no_verify=no_verify,
+        )
+        return InferenceRouteConfig(answer.provider_name, answer.model_id, answer.version)
+
+    def get_route(self, *, workspace: str) -> InferenceRouteConfig:
+        """The route of `inference.local`; NOT_FOUND where there is none."""
+        answer = self.describe(workspace=workspace)
+        return InferenceRouteConfig(answer.provider_name, answer.model_id, answer.version)
+
+    def delete_route(self, *, workspace: str, route_name: str = "") -> bool:
+        """Deletes a route; false when there was none."""
+        request = inference_pb2.DeleteInferenceRouteRequest(
+            workspace=workspace, route_name=route_name
+        )
+        return self._stub.DeleteInferenceRoute(request, timeout=self._timeout).deleted
+
+    def configure(
+        self,
+        *,
+        workspace: str,
+        provider_name: str,
+        model_id: str,
+        route_name: str = "",
+        no_verify: bool = False,
+        timeout_secs: int = 0,
+    ) -> inference_pb2.SetInferenceRouteResponse:
+        """As `set_route`, for any route and with its timeout (0: the default); the whole answer."""
+        request = inference_pb2.SetInferenceRouteRequest(
+            workspace=workspace,
+            provider_name=provider_name,
+            model_id=model_id,
+            route_name=route_name,
+            no_verify=no_verify,
+            timeout_secs=timeout_secs,
+        )
+        return self._stub.SetInferenceRoute(request, timeout=self._timeout)
+
+    def describe(
+        self, *, workspace: str, route_name: str = ""
+    ) -> inference_pb2.GetInferenceRouteResponse:
+        """As `get_route`, for any route; the whole answer."""
+        request = inference_pb2.GetInferenceRouteRequest(workspace=workspace, route_name=route_name)
+        return self._stub.GetInferenceRoute(request, timeout=self._timeout)
