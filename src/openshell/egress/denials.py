@@ -21,6 +21,7 @@ from openshell.egress.guidance import AGENT_GUIDANCE, NEXT_STEPS
 from openshell.egress.http1 import Headers
 from openshell.egress.signing_plan import SigningFault
 from openshell.ocsf import HostPort
+from openshell.policy.advice import comes_with_provider
 from openshell.policy.decide import ConnectionDenied, RequestDenied
 
 __all__ = ["Denial", "Denials", "RequestFacts", "bare"]
@@ -311,8 +312,11 @@ class Denials:
             advice["nearest_rule"] = decision.nearest_rule
         if decision.suggestion:
             advice["suggestion"] = decision.suggestion
+            by_profile = comes_with_provider(decision.nearest_rule or "")
             # Whatever an agent chose stands in the command only if no shell and no glob reads it.
-            if change and _PLAIN_HOST.fullmatch(host):
+            if by_profile:
+                advice["command"] = "openshell provider profile update ID -f FILE"
+            elif change and _PLAIN_HOST.fullmatch(host):
                 advice["command"] = f"openshell policy update {self._sandbox} {change}"
             else:
                 advice["command"] = f"openshell policy set {self._sandbox} --policy FILE"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from openshell.policy.model import PROVIDER_KEY_PREFIX
+
 __all__ = [
     "add_allow_rule",
     "add_binary",
@@ -18,9 +20,11 @@ __all__ = [
     "add_port",
     "add_rule",
     "binary_reason",
+    "comes_with_provider",
     "cover_path",
     "endpoint_reason",
     "fix_candidate",
+    "keep_encoded_slash",
     "lift_deny_rule",
     "no_policy_reason",
     "place",
@@ -54,6 +58,19 @@ def binary_reason(
     )
 
 
+def comes_with_provider(place: str) -> bool:
+    """Whether a rule's key, or a place in a rule, is of the layers: no change of the policy reaches those."""
+    return place.startswith(PROVIDER_KEY_PREFIX)
+
+
+def _in(place: str) -> str:
+    """Where to change something: for what comes with a provider, in its profile."""
+    if not comes_with_provider(place):
+        return place
+    key, _, rest = place.partition(".")
+    return f"{rest} of the profile that '{key}' comes from"
+
+
 def _endpoint(host: str, port: int) -> str:
     # An IPv6 address is a YAML string in quotes only.
     shown = f'"{host}"' if ":" in host else host
@@ -72,19 +89,21 @@ def add_endpoint(host: str, port: int, key: str) -> str:
 
 
 def add_port(host: str, port: int, location: str) -> str:
-    return f"add port {port} to {location} (host {host})"
+    return f"add port {port} to {_in(location)} (host {host})"
 
 
 def add_binary(binary: str | None, key: str) -> str:
-    return f"add binary {{path: {binary or '/**'}}} to rule '{key}'"
+    where = _in(f"{key}.binaries") if comes_with_provider(key) else f"rule '{key}'"
+    return f"add binary {{path: {binary or '/**'}}} to {where}"
 
 
 def set_access(access: str, location: str) -> str:
-    return f"set access: {access} at {location}"
+    return f"set access: {access} at {_in(location)}"
 
 
 def add_allow_rule(method: str, path: str, location: str) -> str:
-    return f"add allow {{method: {method}, path: {path}}} to {location}.rules"
+    where = _in(f"{location}.rules")
+    return f"add allow {{method: {method}, path: {path}}} to {where}"
 
 
 # Names as people give them; what a client made up is shown in quotes and cut.
@@ -99,24 +118,26 @@ def _quoted(text: str) -> str:
 
 def add_call(method: str, tool: str | None, location: str) -> str:
     named = "" if tool is None else f", tool: {_quoted(tool)}"
-    return f"add allow {{method: {_quoted(method)}{named}}} to {location}.rules"
+    where = _in(f"{location}.rules")
+    return f"add allow {{method: {_quoted(method)}{named}}} to {where}"
 
 
 def add_operation(kind: str, fields: Sequence[str], location: str) -> str:
     named = ", ".join(_quoted(name) for name in fields[:_MAX_FIELDS])
     among = f", fields: [{named}]" if 0 < len(fields) <= _MAX_FIELDS else ""
-    return f"add allow {{operation_type: {kind}{among}}} to {location}.rules"
+    where = _in(f"{location}.rules")
+    return f"add allow {{operation_type: {kind}{among}}} to {where}"
 
 
 def register_operation(key: str, location: str) -> str:
     return (
         f"set persisted_queries: allow_registered and add {_quoted(key)} to "
-        f"{location}.graphql_persisted_queries"
+        f"{_in(f'{location}.graphql_persisted_queries')}"
     )
 
 
 def lift_deny_rule(location: str) -> str:
-    return f"remove or narrow {location}"
+    return f"remove or narrow {_in(location)}"
 
 
 def fix_candidate() -> str:
@@ -124,4 +145,8 @@ def fix_candidate() -> str:
 
 
 def cover_path(path: str, location: str) -> str:
-    return f"widen {location}.path, or add an endpoint whose path covers {path}"
+    return f"widen {_in(f'{location}.path')}, or add an endpoint whose path covers {path}"
+
+
+def keep_encoded_slash(location: str) -> str:
+    return f"set allow_encoded_slash: true at {_in(location)}"

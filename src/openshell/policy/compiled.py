@@ -149,7 +149,7 @@ class CompiledPolicy:
             return self._hard(connection, None, "no_route", reason, request)
         if "%2F" in request.path and not config.allow_encoded_slash:
             reason = f"the path contains an encoded slash and {config.location} does not allow it"
-            suggestion = f"set allow_encoded_slash: true at {config.location}"
+            suggestion = advice.keep_encoded_slash(config.location)
             return self._hard(connection, config, "encoded_slash", reason, suggestion=suggestion)
         judge = _JUDGES.get(config.protocol)
         if judge is None:

@@ -6,6 +6,7 @@ the compiled policy when nothing matched.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from openshell.policy import advice
@@ -47,16 +48,19 @@ class Refusals:
                 advice.binary_reason(binary, key, request.ancestors, request.cmdline)
                 for key in keys
             )
-            suggestion = advice.add_binary(binary, keys[0])
-            return self.connection(request, "binary_not_allowed", reason, keys[0], suggestion)
+            # The author's own rule is the one that a change of the policy reaches.
+            nearest = min(keys, key=advice.comes_with_provider)
+            suggestion = advice.add_binary(binary, nearest)
+            return self.connection(request, "binary_not_allowed", reason, nearest, suggestion)
         if not self._rule_count:
             suggestion = advice.add_rule(host, port, binary)
             reason = advice.no_policy_reason()
             return self.connection(request, "no_policy", reason, None, suggestion)
         reason = advice.endpoint_reason(host, port)
         programs = programs_of(request)
-        other_port = self._index.find(host)
-        near = other_port or self._index.find_near(host)
+        # A provider's rule is not the place for an endpoint of the author's.
+        other_port = _of_author(self._index.find(host))
+        near = other_port or _of_author(self._index.find_near(host))
         if not near:
             suggestion = advice.add_rule(host, port, binary)
             return self.connection(request, "endpoint_not_allowed", reason, None, suggestion)
@@ -83,3 +87,7 @@ class Refusals:
             suggestion=advice.fix_candidate() if code == "quarantine" else how,
             generation=self._generation,
         )
+
+
+def _of_author(targets: Iterable[Target]) -> list[Target]:
+    return [target for target in targets if not advice.comes_with_provider(target.rule.key)]

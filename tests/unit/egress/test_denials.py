@@ -179,6 +179,18 @@ def test_the_command_for_a_connection_is_safe_to_paste(
     assert body["command"] == f"openshell policy {change}"
 
 
+def test_no_command_on_the_policy_is_told_for_what_comes_with_a_provider() -> None:
+    told = "openshell provider profile update ID -f FILE"
+    place = "_provider_mine.endpoints[0]"
+    request = RequestDenied("_provider_mine", None, "no_allow", "no", False, place, "add allow", 1)
+    facts = RequestFacts("POST", "/v1", "api.example", 443, "/usr/bin/curl")
+    assert json.loads(MAKE.request_denied(request, facts).body)["command"] == told
+    connection = ConnectionDenied(
+        "api.example", 443, "/usr/bin/git", "binary_not_allowed", "no", "_provider_mine", "add", 1
+    )
+    assert json.loads(MAKE.connect_denied(connection).body)["command"] == told
+
+
 def test_a_refused_request_carries_the_contract_fields() -> None:
     denial = MAKE.request_denied(REQUEST, FACTS)
     body = json.loads(denial.body)

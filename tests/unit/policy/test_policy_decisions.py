@@ -129,6 +129,32 @@ def test_reasons_of_refused_connections():
     )
 
 
+def test_what_comes_with_a_provider_is_changed_in_its_profile():
+    """A change of the policy cannot reach such a rule, so no advice may send anybody there."""
+    layer = {"_provider_mine": ([rest(access="read-only")], [CURL])}
+    compiled = compile_policy(policy(**layer), generation=1)
+    allowed = ask(compiled)
+    refused = compiled.authorize(allowed, L7Request("POST", "/"))
+    assert refused.nearest_rule.startswith("_provider_mine.")
+    assert refused.suggestion == (
+        "set access: read-write at endpoints[0] of the profile that '_provider_mine' comes from"
+    )
+    program = ask(compiled, binary="/usr/bin/git")
+    assert program.suggestion == (
+        "add binary {path: /usr/bin/git} to binaries of the profile that '_provider_mine' comes from"
+    )
+    # What can be said in the policy is: in a rule of its own, or in one of the author's.
+    for other in (ask(compiled, port=8443), ask(compiled, host="b.x.com")):
+        assert other.suggestion.startswith("add a rule to network_policies with endpoint")
+    both = compile_policy(policy(**layer, r=([rest(access="read-only")], [CURL])), generation=1)
+    program = ask(both, binary="/usr/bin/git")
+    assert (program.nearest_rule, program.suggestion) == (
+        "r",
+        "add binary {path: /usr/bin/git} to rule 'r'",
+    )
+    assert ask(both, port=8443).suggestion == "add port 8443 to r.endpoints[0] (host a.x.com)"
+
+
 @pytest.mark.parametrize(
     "change", ["add a rule", "add port", "add binary"], ids=lambda text: text.replace(" ", "-")
 )
