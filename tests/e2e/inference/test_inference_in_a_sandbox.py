@@ -184,7 +184,9 @@ def test_the_key_is_in_no_file_and_no_log(
 ) -> None:
     copy = gateway.directory / "control"
     copy.write_text(KEY)
-    found = [str(path) for path, data in files_below(Path(gateway.directory)) if holds(data, KEY)]
+    found = [
+        str(path) for path, data in files_below(Path(gateway.directory)).items() if holds(data, KEY)
+    ]
     copy.unlink()
     assert found == [str(copy)], "the search finds what is there, and nothing else is"
     assert not holds(run(gateway, "logs", sandbox.name, "-n", "1000"), KEY)
