@@ -42,6 +42,8 @@ class Candidate:
     environment: openshell_pb2.GetSandboxProviderEnvironmentResponse | None
     # None: they could not be fetched, those in force stay.
     routes: inference_pb2.GetInferenceBundleResponse | None = None
+    # Why the gateway has no configuration that may be enforced; `config` then tells the mode alone.
+    refusal: str = ""
 
     @property
     def is_of_one_moment(self) -> bool:
@@ -87,7 +89,7 @@ def build_generation(
 ) -> Outcome:
     """Make the generation that follows the current one; `tokens` serves its token grants."""
     number = current.number + 1
-    policy, compiled, policy_error = _policy(candidate.config, number, last_good)
+    policy, compiled, policy_error = _policy(candidate, number, last_good)
     credentials, credential_error = _credentials(candidate.environment, current.credentials, tokens)
     routes, route_error = current.inference, ""
     if candidate.routes is not None:
@@ -102,9 +104,12 @@ def build_generation(
 
 
 def _policy(
-    config: sandbox_pb2.GetSandboxConfigResponse, number: int, last_good: SandboxPolicy | None
+    candidate: Candidate, number: int, last_good: SandboxPolicy | None
 ) -> tuple[SandboxPolicy | None, CompiledPolicy, str]:
+    config = candidate.config
     try:
+        if candidate.refusal:
+            raise ValueError(candidate.refusal)
         policy = read_policy(config)
         compiled = compile_policy(policy, generation=number, binary_links=binary_links(policy))
     except ValueError as error:

@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
 
 import grpc
 import grpc.aio
 
 from openshell import ocsf
 from openshell._proto import inference_pb2, openshell_pb2, sandbox_pb2
+from openshell.codec.settings import value_text
 from openshell.egress.generation import Generation, GenerationHolder
 from openshell.egress.token_grants import TokenCache
 from openshell.policy.model import SandboxPolicy
@@ -36,6 +37,8 @@ _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 8.0
 # Tries to get both halves of one moment: each takes a millisecond, and changes come one by one.
 _MAX_HALVES = 3
+
+_TRUE = sandbox_pb2.SettingValue(bool_value=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +80,20 @@ class ConfigSource:
         self._loaded = asyncio.Event()
         self._key: _Key | None = None
         self._settings: Mapping[str, str] | None = None
+        # The policy that is enforced, None while there is none, and the sandbox's place.
+        self.policy: SandboxPolicy | None = None
+        self.workspace = ""
         self._last_good: SandboxPolicy | None = None
         self._last_problem = ""
+        # What the gateway says against enforcing any configuration, while it does.
+        self._refusal = ""
         self._routes_problem = ""
         # Why the credentials in force are not those that were sent.
         self._withheld = ""
+
+    def is_on(self, setting: str) -> bool:
+        """Whether a setting is true at this moment."""
+        return self._settings is not None and self._settings.get(setting) == value_text(_TRUE)
 
     def wake(self, reason: str) -> None:
         """Fetch soon; several calls make one fetch."""
@@ -155,7 +167,10 @@ class ConfigSource:
             raise
         if isinstance(config, BaseException):
             self._problem("the configuration could not be fetched", config)
+            if _is_refusal(config):
+                self._refuse(sentence_of(config))
             return None
+        self._refusal = ""
         if isinstance(environment, BaseException):
             # Without knowing what the credentials are now, none is used.
             self._problem("the provider environment could not be fetched", environment)
@@ -189,6 +204,31 @@ class ConfigSource:
             self._logs.log("warn", "config", text)
         self._last_problem = text
 
+    def _refuse(self, reason: str) -> None:
+        """Enforce nothing that the gateway no longer stands behind.
+
+        It answered, and what it has may not be enforced: credentials go, and the policy as the mode
+        of failure says. A gateway that does not answer changes nothing.
+        """
+        if self._key is None or reason == self._refusal:
+            return
+        self._refusal = reason
+        config = sandbox_pb2.GetSandboxConfigResponse(
+            policy_validation_failure_mode=self._key.failure_mode
+        )
+        outcome = build_generation(
+            Candidate(config, None, refusal=reason),
+            self._holder.current,
+            self._last_good,
+            self._tokens,
+        )
+        self._holder.swap(outcome.generation)
+        self.policy = outcome.policy
+        self._withheld = outcome.credential_error
+        # No answer is like it, so that the next one is taken whatever it is.
+        self._key = replace(self._key, policy_hash="", version=0)
+        self._announce(config, outcome)
+
     def _take(self, candidate: Candidate) -> bool:
         """Put a candidate in force; False when the fetch should be tried again soon."""
         config, environment = candidate.config, candidate.environment
@@ -197,6 +237,7 @@ class ConfigSource:
             for event in settings_events(self._settings, settings, self._clock_ms()):
                 self._logs.emit(event)
         self._settings = settings
+        self.workspace = config.workspace
         key = _Key(
             config.policy_hash,
             config.version,
@@ -218,6 +259,7 @@ class ConfigSource:
             if outcome.policy is not None and not outcome.policy_error:
                 self._last_good = outcome.policy
             self._holder.swap(outcome.generation)
+            self.policy = outcome.policy
             if self._tokens is not None:
                 self._tokens.keep(outcome.generation.credentials.grants.grants)
             self._key = key
@@ -240,6 +282,8 @@ class ConfigSource:
         is_global = config.policy_source == sandbox_pb2.POLICY_SOURCE_GLOBAL
         version = config.global_policy_version if is_global else config.version
         named = f"{'global policy' if is_global else 'policy'} version {version}"
+        if not version:
+            named = "the configuration"
         if outcome.policy_error:
             kept = "the last valid policy stays" if outcome.policy else "everything is denied"
             self._logs.emit(
@@ -285,3 +329,10 @@ class ConfigSource:
             self._logs.log("warn", "config", f"withheld: {outcome.route_error}")
         if not is_global and config.version > 0:
             self._reporter.policy(config.version, outcome.policy_error)
+
+
+def _is_refusal(error: BaseException) -> TypeGuard[grpc.aio.AioRpcError]:
+    return (
+        isinstance(error, grpc.aio.AioRpcError)
+        and error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    )

@@ -27,6 +27,7 @@ class Gateway:
         self.routes_failing = None
         self.config = config("own.example.com")
         self.environment = openshell_pb2.GetSandboxProviderEnvironmentResponse()
+        self.failing = None
         self.fetches = 0
         self.late_halves = 0
 
@@ -34,7 +35,7 @@ class Gateway:
         return ()
 
     def GetSandboxConfig(self, _request, **_):
-        return self._answer(self.config)
+        return self._answer(self.config, self.failing)
 
     def GetSandboxProviderEnvironment(self, _request, **_):
         self.fetches += 1
@@ -234,6 +235,50 @@ async def test_tokens_of_grants_that_went_are_forgotten():
         await asyncio.gather(running, return_exceptions=True)
     assert not generation.credentials.grants
     assert kept == [["p:c"], []]
+
+
+def refusal(code):
+    return grpc.aio.AioRpcError(
+        code, grpc.aio.Metadata(), grpc.aio.Metadata(), "provider 'x' not found"
+    )
+
+
+async def test_what_the_gateway_no_longer_stands_behind_is_not_enforced(world):
+    gateway, recorder, take = world
+    first = await take()
+    assert allows(first, "own.example.com")
+    recorder.said()
+    # A gateway that is not there changes nothing.
+    gateway.failing = refusal(grpc.StatusCode.UNAVAILABLE)
+    assert await take() is first
+    gateway.failing = refusal(grpc.StatusCode.FAILED_PRECONDITION)
+    refused = await _changed(take, first)
+    assert not allows(refused, "own.example.com")
+    assert recorder.said() == [
+        "the configuration was not loaded; everything is denied",
+        "credentials are withheld",
+    ]
+    gateway.failing = None
+    assert allows(await _changed(take, refused), "own.example.com")
+
+
+async def test_the_last_valid_policy_stays_where_the_operator_says_so(world):
+    gateway, _recorder, take = world
+    made = config("own.example.com")
+    made.policy_validation_failure_mode = "retain_last_valid"
+    first = await take(made)
+    gateway.failing = refusal(grpc.StatusCode.FAILED_PRECONDITION)
+    refused = await _changed(take, first)
+    assert allows(refused, "own.example.com")
+    assert refused.credentials.epoch != first.credentials.epoch, "credentials go"
+
+
+async def _changed(take, before):
+    """What is in force after it has changed; a failed fetch is tried again after a pause."""
+    async with asyncio.timeout(10):
+        while (found := await take()) is before:
+            pass
+    return found
 
 
 async def test_halves_of_two_moments_are_fetched_again(world):
