@@ -52,6 +52,11 @@ The keys of the local driver stand in `[openshell.drivers.local]`:
 | key | type, default | meaning |
 |---|---|---|
 | `upstream_ca_bundle` | path, none | PEM file with further authorities for TLS to upstreams, added to the system's |
+| `https_proxy` | `http://HOST:PORT`, none | corporate proxy: tunnels of agents, captured connections and TLS to models are opened through it (CONNECT); plain requests with an absolute target are not |
+| `no_proxy` | string, none | what is dialled directly in spite of it: `*`, names (with all below them), addresses, networks, comma-separated, each with `:PORT` or without; addresses also match what a name resolves to, and then only those are dialled. Loopback and the host alias always are |
+| `proxy_auth_file` | path, none | file with one line `user:password` for the proxy, at most 4 KiB; read when a sandbox starts |
+| `proxy_auth_allow_insecure` | `true` or `false` | says that these may travel to the proxy in the clear; goes with `proxy_auth_file` |
+| `proxy_connect_by_hostname` | `true` or `false` | asks the proxy for names instead of checked addresses: what a name means is then the proxy's word, and `allowed_ips` and the rules for internal addresses hold only for what this machine resolves |
 | `provider_spiffe_workload_api_socket_path` | path, `unix:` or `tcp:` address, none | SPIFFE agent that says who a supervisor is, for token grants; default: `OPENSHELL_PROVIDER_SPIFFE_WORKLOAD_API_SOCKET` of the gateway |
 | `provider_spiffe_jwt_svid_file` | path, none | file with one JWT-SVID, instead of an agent; default: `OPENSHELL_PROVIDER_SPIFFE_JWT_SVID_FILE` of the gateway |
 | `pids_limit` | number, 2048 | processes per sandbox |

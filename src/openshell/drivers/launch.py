@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+from openshell.drivers.upstream_proxy import UpstreamProxy
+
 __all__ = [
     "PLAN_VERSION",
     "SVID_FILE",
@@ -74,6 +76,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cpu_limit_millis: int = 0
     # Certificates of the operator for upstream TLS, added to the system's; empty: none.
     upstream_ca_bundle: str = ""
+    # What upstreams are dialled through; none: nothing.
+    upstream_proxy: UpstreamProxy | None = None
     # Where the supervisor gets signed statements of who it is, by the names above; empty: nowhere.
     svid_source: dict[str, str] = {}
     log_level: str = ""

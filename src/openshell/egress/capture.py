@@ -122,10 +122,12 @@ class CaptureAdapter:
             await self._pipeline.terminate(connection, admitted, None)
             return
         try:
-            upstream = await self._services.upstreams.dial(admitted.plan.addresses, request.port)
+            upstream = await self._services.upstreams.dial(admitted.plan)
         except UpstreamFailed as failed:
             dst = HostPort(request.host, request.port)
-            self._services.log.connection_failed(connection.actor, dst, f"dial: {failed.reason}")
+            self._services.log.connection_failed(
+                connection.actor, dst, f"{failed.stage}: {failed.reason}"
+            )
             connection.stream.reset()
             return
         await self._pipeline.copy(connection, admitted, upstream)

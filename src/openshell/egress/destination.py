@@ -36,6 +36,7 @@ __all__ = [
     "classify",
     "literal",
     "plan",
+    "unmapped",
 ]
 
 Address: TypeAlias = IPv4Address | IPv6Address
@@ -242,7 +243,7 @@ def _check_allowed_ips(
     if networks is None:
         return Refused("allowed_ips", "invalid allowed_ips in policy")
     for address in addresses:
-        plain = _unmapped(address)
+        plain = unmapped(address)
         if not any(plain in network for network in networks if network.version == plain.version):
             return Refused(
                 "allowed_ips",
@@ -296,7 +297,8 @@ def _parse_ranges(texts: tuple[str, ...]) -> tuple[_Network, ...] | None:
     return tuple(networks)
 
 
-def _unmapped(address: Address) -> Address:
+def unmapped(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one only wraps, else itself."""
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address

@@ -11,6 +11,7 @@ Called by the request loops of `pipeline` for tunnels, plain proxy requests and 
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -48,7 +49,7 @@ from openshell.egress.transfer import (
     RequestBody,
     Response,
 )
-from openshell.egress.upstream import UpstreamFailed, UpstreamKey
+from openshell.egress.upstream import UpstreamFailed
 from openshell.egress.websocket_exchange import switch_protocols
 from openshell.ocsf import HostPort
 
@@ -200,7 +201,7 @@ class Exchanges:
         if key.credential_epoch != epoch:
             # A connection that carried other credentials is not used for these.
             self._link.close()
-            renewed = UpstreamKey(key.host, key.port, key.addresses, key.tls, epoch)
+            renewed = replace(key, credential_epoch=epoch)
             self._link = Link(self._services.upstreams, renewed, pooled=self._link.pooled)
         if not fresh:
             ready = self._link.ready()

@@ -160,10 +160,12 @@ class ExplicitProxy:
         services, request = self._services, admitted.request
         connection.deadline = None
         try:
-            upstream = await services.upstreams.dial(admitted.plan.addresses, request.port)
+            upstream = await services.upstreams.dial(admitted.plan)
         except UpstreamFailed as failed:
             dst = HostPort(request.host, request.port)
-            services.log.connection_failed(connection.actor, dst, f"dial: {failed.reason}")
+            services.log.connection_failed(
+                connection.actor, dst, f"{failed.stage}: {failed.reason}"
+            )
             denial = services.denials.upstream_unreachable(
                 request.host, request.port, failed.reason
             )

@@ -130,7 +130,7 @@ class Pipeline:
         request = admitted.request
         try:
             if upstream is None:
-                upstream = await upstreams.dial(admitted.plan.addresses, request.port)
+                upstream = await upstreams.dial(admitted.plan)
             secure = await upstreams.secure(upstream, request.host.rstrip("."), offered)
         except UpstreamFailed:
             # Told in answer to the first request, in a protocol that the client speaks.
@@ -182,6 +182,7 @@ class Pipeline:
             admitted.plan.addresses,
             scheme == "https",
             services.holder.current.credentials.epoch,
+            direct=absolute,
         )
         link = Link(services.upstreams, key, pooled=absolute)
         if adopt is not None:

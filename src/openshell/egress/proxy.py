@@ -18,6 +18,7 @@ from openshell.egress.admission import Admission
 from openshell.egress.ca import SandboxCA
 from openshell.egress.capture import CaptureAdapter
 from openshell.egress.connection import ClientConnection, Services
+from openshell.egress.corporate import CorporateProxy, CorporateTunnels
 from openshell.egress.denials import Denials
 from openshell.egress.destination import HostFacts
 from openshell.egress.dns_server import DnsRefusal, DnsServer, SyntheticTable
@@ -102,6 +103,7 @@ class EgressProxy:
         relaxed_identity: bool = False,
         hostname: str = "",
         local: Sequence[LocalName] = (),
+        corporate: CorporateProxy | None = None,
         may_propose: Callable[[], bool] = lambda: False,
         now_ms: Callable[[], int] = _wall_ms,
     ) -> None:
@@ -119,6 +121,9 @@ class EgressProxy:
             clock=clock,
             dial_seconds=limits.dial_seconds,
             handshake_seconds=limits.handshake_seconds,
+            corporate=None
+            if corporate is None
+            else CorporateTunnels(corporate, resolver.resolve, clock=clock),
         )
         self._services = Services(
             holder=holder,

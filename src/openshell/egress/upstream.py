@@ -1,6 +1,7 @@
 """Connections to upstreams: dialling pinned addresses, TLS with verification, and keeping them for reuse.
 
-Only addresses are dialled, in the order of the plan; a name is used for TLS alone. A connection is kept
+Only addresses are dialled, in the order of the plan; a name is used for TLS alone. What the operator has
+go through a corporate proxy is dialled by `corporate`. A connection is kept
 under everything that decided about it (destination, TLS, credential epoch), so that one opened under other
 addresses or other credentials is never taken. Which requests may go out, and whether a response left the
 connection reusable, is the pipeline's business. The pool decides in one plain method that a test can call.
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from openshell.egress.ca import describe_tls_error
-from openshell.egress.destination import Address
+from openshell.egress.corporate import CorporateTunnels, TunnelFailed
+from openshell.egress.destination import Address, Plan
 from openshell.egress.stream import Stream, StreamLost, TlsStream, dial
 
 __all__ = ["IdlePool", "UpstreamFailed", "UpstreamKey", "UpstreamLease", "Upstreams"]
@@ -36,10 +38,12 @@ class UpstreamKey:
     addresses: tuple[Address, ...]
     tls: bool
     credential_epoch: int
+    # Never through a corporate proxy.
+    direct: bool = False
 
 
 class UpstreamFailed(Exception):
-    """No connection could be made. `stage` is dial or tls; `reason` is safe to show to the agent."""
+    """No connection could be made. `stage` is dial, proxy, tls or http2; `reason` is safe to show to the agent."""
 
     def __init__(self, stage: str, reason: str) -> None:
         super().__init__(f"upstream {stage} failed: {reason}")
@@ -114,12 +118,14 @@ class Upstreams:
         clock: Callable[[], float],
         dial_seconds: float,
         handshake_seconds: float,
+        corporate: CorporateTunnels | None = None,
     ) -> None:
         """`context` verifies upstreams: system roots and the operator's, ALPN http/1.1."""
         self._context = context
         self._clock = clock
         self._dial_seconds = dial_seconds
         self._handshake_seconds = handshake_seconds
+        self._corporate = corporate
         self._pool = IdlePool()
 
     async def open(self, key: UpstreamKey, *, fresh: bool = False) -> UpstreamLease:
@@ -129,22 +135,33 @@ class Upstreams:
             _close(closing)
             if stream is not None:
                 return UpstreamLease(key, stream, reused=True)
-        stream = await self.dial(key.addresses, key.port)
+        stream = await self.dial(Plan(key.host, key.port, key.addresses), direct=key.direct)
         if key.tls:
             stream = await self.secure(stream, key.host)
         return UpstreamLease(key, stream, reused=False)
 
-    async def dial(self, addresses: tuple[Address, ...], port: int) -> Stream:
+    async def dial(self, plan: Plan, *, direct: bool = False) -> Stream:
         """A new plain connection to the first address that answers, for tunnels. Raises UpstreamFailed."""
+        addresses = plan.addresses
+        if self._corporate is not None and not direct:
+            addresses = self._corporate.proxy.bypassed(plan)
+            if not addresses:
+                return await self._tunnel(self._corporate, plan)
         reason = "no address"
         for address in addresses:
             try:
-                return await dial(str(address), port, self._dial_seconds)
+                return await dial(str(address), plan.port, self._dial_seconds)
             except TimeoutError:
                 reason = "timed out"
             except OSError as error:
                 reason = error.strerror or type(error).__name__
         raise UpstreamFailed("dial", reason)
+
+    async def _tunnel(self, corporate: CorporateTunnels, plan: Plan) -> Stream:
+        try:
+            return await corporate.open(plan)
+        except TunnelFailed as failed:
+            raise UpstreamFailed("proxy", failed.reason) from None
 
     def release(self, lease: UpstreamLease) -> None:
         """Keeps a connection whose response has been read to its end."""

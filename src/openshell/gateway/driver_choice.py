@@ -10,6 +10,7 @@ from openshell._proto import openshell_pb2
 from openshell.drivers.base import ComputeDriver
 from openshell.drivers.local import LocalDriver, LocalDriverConfig
 from openshell.drivers.local.paths import StateDirError, secure_directory, socket_path
+from openshell.drivers.upstream_proxy import PROXY_KEYS, UpstreamProxyError, read_proxy_table
 from openshell.gateway.config import ConfigError, Settings
 from openshell.gateway.errors import failed_precondition
 
@@ -56,7 +57,7 @@ _PATHS: Final = ("provider_spiffe_workload_api_socket_path", "provider_spiffe_jw
 def _local_config(
     table: Mapping[str, Any], gateway_addresses: tuple[str, ...]
 ) -> LocalDriverConfig:
-    unknown = sorted(set(table) - {"upstream_ca_bundle", "pids_limit", *_PATHS})
+    unknown = sorted(set(table) - {"upstream_ca_bundle", "pids_limit", *_PATHS, *PROXY_KEYS})
     if unknown:
         raise ConfigError(f"unknown key openshell.drivers.local.{unknown[0]}")
     bundle = table.get("upstream_ca_bundle", "")
@@ -74,7 +75,12 @@ def _local_config(
         raise ConfigError(
             f"openshell.drivers.local.pids_limit must be a number from 0 to {PIDS_LIMIT_MAX}"
         )
+    try:
+        proxy = read_proxy_table(table, "openshell.drivers.local")
+    except UpstreamProxyError as error:
+        raise ConfigError(str(error)) from None
     return LocalDriverConfig(
+        upstream_proxy=proxy,
         upstream_ca_bundle=os.path.abspath(bundle) if bundle else "",
         spiffe_workload_api_socket=table.get("provider_spiffe_workload_api_socket_path", ""),
         spiffe_jwt_svid_file=table.get("provider_spiffe_jwt_svid_file", ""),

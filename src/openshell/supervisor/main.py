@@ -28,6 +28,7 @@ from openshell.drivers.local.state import (
     start_ticks,
     write_record,
 )
+from openshell.drivers.upstream_proxy import UpstreamProxyError
 from openshell.supervisor.bearer import TokenError, read_token
 from openshell.supervisor.candidate import read_policy
 from openshell.supervisor.gateway_client import EndpointError, method_table
@@ -94,7 +95,7 @@ def supervise(paths: SandboxPaths, boot: str, prepared: Prepared, roots: TrustRo
             return runner.run(serve())
     except IsolationError as error:
         return _fail(paths, phases, _isolation_error(error))
-    except (TokenError, EndpointError, OSError) as error:
+    except (TokenError, EndpointError, UpstreamProxyError, OSError) as error:
         return _fail(paths, phases, _StartError("supervisor", "SUPERVISOR", str(error)))
     finally:
         starting.close()

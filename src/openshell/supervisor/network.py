@@ -17,6 +17,7 @@ from openshell.egress.generation import GenerationHolder
 from openshell.egress.identity import IdentityResolver
 from openshell.egress.proxy import EgressProxy, Listeners
 from openshell.egress.resolve import HostResolver
+from openshell.supervisor.corporate import corporate_proxy
 from openshell.supervisor.isolation.launch import IsolatedSandbox
 from openshell.supervisor.isolation.model import TRUST_FILES
 from openshell.supervisor.logs import Logs
@@ -79,6 +80,7 @@ class Egress:
             facts=HostFacts(_ALIAS, closed_ports(plan.gateway_addresses)),
             sandbox=plan.name,
             hostname=hostname_of(plan.name),
+            corporate=corporate_proxy(plan.upstream_proxy),
         )
 
     async def start(self) -> None:

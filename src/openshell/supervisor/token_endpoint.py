@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
+from openshell.egress.destination import Plan
 from openshell.egress.http1 import (
     RESPONSE_HEAD_LIMIT,
     BodyDecoder,
@@ -106,7 +107,8 @@ async def _connect(endpoint: TokenEndpoint, context: ssl.SSLContext) -> Stream:
     upstreams = Upstreams(
         context, clock=loop.time, dial_seconds=_DIAL_SECONDS, handshake_seconds=_DIAL_SECONDS
     )
-    stream = await upstreams.dial(tuple(addresses)[:_MAX_ADDRESSES], endpoint.port)
+    plan = Plan(endpoint.host, endpoint.port, tuple(addresses)[:_MAX_ADDRESSES])
+    stream = await upstreams.dial(plan)
     return await upstreams.secure(stream, endpoint.host) if endpoint.is_tls else stream
 
 

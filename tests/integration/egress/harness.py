@@ -177,6 +177,7 @@ class Proxy:
         self.closed_ports = frozenset()
         self.relaxed = False
         self.capture = None
+        self.corporate = None
 
     async def __aenter__(self):
         listener = socket.create_server(("127.0.0.1", 0))
@@ -196,6 +197,7 @@ class Proxy:
             sandbox="box",
             limits=self.limits,
             relaxed_identity=self.relaxed,
+            corporate=self.corporate,
         )
         await self.proxy.start()
         assert self.lines == ["NET:LISTEN [INFO] [msg:the egress proxy accepts connections]"]

@@ -284,9 +284,9 @@ async def test_a_credential_that_ends_while_its_upstream_is_dialled_is_not_sent(
             proxy.rotate(held(proxy, up.port, 2, SECRET, expires_at_ms={"TOKEN": ends}))
             dial = proxy.proxy._upstreams.dial
 
-            async def slow(addresses, port):
+            async def slow(plan, **how):
                 await asyncio.sleep(1.1)
-                return await dial(addresses, port)
+                return await dial(plan, **how)
 
             sent = request(up.port, f"X-Key: {PLACEHOLDER.replace('v1', 'v2')}").replace(
                 b"GET /", f"GET http://{A}:{up.port}/".encode()

@@ -582,8 +582,8 @@ async def test_an_upstream_with_a_wrong_certificate_gets_nothing():
                 proxy.names.known["models.example"] = ["93.184.216.34"]
                 dial = proxy.proxy._services.upstreams.dial
 
-                async def elsewhere(_addresses, port, dial=dial):
-                    return await dial((ip_address("127.0.0.1"),), port)
+                async def elsewhere(plan, dial=dial, **how):
+                    return await dial(replace(plan, addresses=(ip_address("127.0.0.1"),)), **how)
 
                 proxy.proxy._services.upstreams.dial = elsewhere
                 status, _, _ = await proxy.ask()

@@ -62,8 +62,8 @@ async def test_a_reload_while_dialling_is_judged_again():
         async with Proxy(policy) as proxy:
             dial = proxy.proxy._upstreams.dial
 
-            async def slow(addresses, port):
-                stream = await dial(addresses, port)
+            async def slow(plan, **how):
+                stream = await dial(plan, **how)
                 proxy.reload(policies.pop())
                 return stream
 
@@ -172,8 +172,8 @@ async def test_a_request_that_waits_for_its_upstream_is_judged_when_it_goes_out(
     async with Upstream(OK) as up, Proxy(rest_policy(rest(A, up.port))) as proxy:
         dial = proxy.proxy._upstreams.dial
 
-        async def slow(addresses, port):
-            stream = await dial(addresses, port)
+        async def slow(plan, **how):
+            stream = await dial(plan, **how)
             proxy.reload(rest_policy(rest(A, up.port, access="read-only")))
             return stream
 

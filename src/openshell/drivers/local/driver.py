@@ -52,6 +52,7 @@ from openshell.drivers.local.state import (
 from openshell.drivers.local.watchers import Watchers
 from openshell.drivers.local.zygote_client import ZYGOTE_MODULE, ZygoteClient
 from openshell.drivers.local.zygote_protocol import Exited
+from openshell.drivers.upstream_proxy import UpstreamProxy
 
 __all__ = ["LocalDriver", "LocalDriverConfig"]
 
@@ -71,6 +72,8 @@ class LocalDriverConfig:
 
     # Certificates for upstream TLS, added to the system's; a PEM file.
     upstream_ca_bundle: str = ""
+    # What upstreams are dialled through.
+    upstream_proxy: UpstreamProxy | None = None
     # A path, or a `unix:` or `tcp:` address of a SPIFFE agent; a path of a file with one JWT-SVID.
     spiffe_workload_api_socket: str = ""
     spiffe_jwt_svid_file: str = ""
@@ -307,6 +310,7 @@ class LocalDriver:
             memory_limit_bytes=limits.memory_bytes,
             cpu_limit_millis=limits.cpu_millis,
             upstream_ca_bundle=self._config.upstream_ca_bundle,
+            upstream_proxy=self._config.upstream_proxy,
             svid_source=self._svid_source(),
             log_level=sandbox.log_level,
             gateway_addresses=self._config.gateway_addresses,

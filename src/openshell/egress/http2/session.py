@@ -242,7 +242,7 @@ class Session:
     async def _connect(self) -> None:
         request, upstreams = self.route.admitted.request, self.services.upstreams
         epoch = self.services.holder.current.credentials.epoch
-        plain = await upstreams.dial(self.route.admitted.plan.addresses, request.port)
+        plain = await upstreams.dial(self.route.admitted.plan)
         stream = await upstreams.secure(plain, request.host.rstrip("."), (_PROTOCOL,))
         if stream.alpn != _PROTOCOL:
             stream.abort()

@@ -189,7 +189,15 @@ class Calls:
         if isinstance(plan, Refused):
             raise _Unreachable(plan.reason)
         # Keys stand in requests, not on connections: no epoch parts these.
-        key = UpstreamKey(endpoint.host, endpoint.port, plan.addresses, endpoint.is_tls, 0)
+        key = UpstreamKey(
+            endpoint.host,
+            endpoint.port,
+            plan.addresses,
+            endpoint.is_tls,
+            credential_epoch=0,
+            # As for agents: TLS may go through a corporate proxy, requests in the clear never do.
+            direct=not endpoint.is_tls,
+        )
         link = self._link
         if link is None or link.key != key or fresh or link.ready() is None:
             self._drop()
