@@ -7,6 +7,7 @@ the proxy; reports what was refused without a connection (UDP, ICMP). It decides
 import datetime as dt
 import socket
 import ssl
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -15,6 +16,7 @@ from openshell.egress.ca import SandboxCA, client_context, system_roots
 from openshell.egress.destination import HostFacts
 from openshell.egress.generation import GenerationHolder
 from openshell.egress.identity import IdentityResolver
+from openshell.egress.local_names import LocalName
 from openshell.egress.proxy import EgressProxy, Listeners
 from openshell.egress.resolve import HostResolver
 from openshell.supervisor.corporate import corporate_proxy
@@ -22,6 +24,7 @@ from openshell.supervisor.isolation.launch import IsolatedSandbox
 from openshell.supervisor.isolation.model import TRUST_FILES
 from openshell.supervisor.logs import Logs
 from openshell.supervisor.packets import PacketLog
+from openshell.supervisor.recent_denials import RecentDenials
 from openshell.supervisor.spec import hostname_of
 
 __all__ = ["Egress", "TrustRoots"]
@@ -63,6 +66,10 @@ class Egress:
         roots: TrustRoots,
         ca: SandboxCA,
         logs: Logs,
+        *,
+        local: Sequence[LocalName],
+        may_propose: Callable[[], bool],
+        refused: RecentDenials,
     ) -> None:
         own, bundle = TRUST_FILES
         # Before any program runs.
@@ -76,11 +83,13 @@ class Egress:
             resolver=self._resolver,
             ca=ca,
             upstream_tls=roots.with_operator(plan.upstream_ca_bundle),
-            events=logs.emit,
+            events=refused.before(logs.emit),
             facts=HostFacts(_ALIAS, closed_ports(plan.gateway_addresses)),
             sandbox=plan.name,
             hostname=hostname_of(plan.name),
             corporate=corporate_proxy(plan.upstream_proxy),
+            local=local,
+            may_propose=may_propose,
         )
 
     async def start(self) -> None:

@@ -23,8 +23,10 @@ from openshell.drivers.launch import LaunchPlan
 from openshell.egress.ca import SandboxCA
 from openshell.egress.credentials import CredentialSet
 from openshell.egress.generation import Generation, GenerationHolder
+from openshell.egress.policy_local import policy_local
 from openshell.egress.token_grants import TokenCache
 from openshell.policy.compile import quarantine
+from openshell.supervisor.advisor import Advisor
 from openshell.supervisor.bearer import Token
 from openshell.supervisor.config_source import ConfigSource
 from openshell.supervisor.ending import end_programs
@@ -44,6 +46,7 @@ from openshell.supervisor.output import Exit
 from openshell.supervisor.phases import Phases
 from openshell.supervisor.picture import picture_of
 from openshell.supervisor.process import ProcessHost, SandboxGone
+from openshell.supervisor.recent_denials import RecentDenials
 from openshell.supervisor.relays import Relays
 from openshell.supervisor.renewal import renew_token
 from openshell.supervisor.reporter import PolicyReporter, report_exit
@@ -214,8 +217,23 @@ class Supervisor:
             self._config.wait_loaded,
             has_main=bool(self._plan.command),
         )
-        egress = Egress(sandbox, self._holder, self._plan, self._roots, ca, self._logs)
+        egress = self._egress(sandbox, ca)
         return _Inside(sandbox, host, main, relays, egress)
+
+    def _egress(self, sandbox: IsolatedSandbox, ca: SandboxCA) -> Egress:
+        refused = RecentDenials()
+        desk = Advisor(self._client, self._plan.name, self._config, refused, self._logs.emit)
+        return Egress(
+            sandbox,
+            self._holder,
+            self._plan,
+            self._roots,
+            ca,
+            self._logs,
+            local=(policy_local(desk),),
+            may_propose=desk.is_open,
+            refused=refused,
+        )
 
     def _open(self, inside: _Inside) -> None:
         """Take up relays, those first that were asked for too early."""

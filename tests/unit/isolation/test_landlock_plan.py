@@ -70,6 +70,6 @@ def test_derived_paths_stand_apart_from_the_policys() -> None:
         )
     )
     assert plan.read_only == ("/usr", "/opt/tool")
-    assert plan.derived_read_only == ("/opt/link", "/etc/openshell-tls")
+    assert plan.derived_read_only == ("/opt/link", "/etc/openshell-tls", "/etc/openshell")
     assert "/dev/null" in plan.derived_read_write
     assert plan.mode is LandlockMode.HARD_REQUIREMENT

@@ -8,8 +8,22 @@ from __future__ import annotations
 
 from openshell.supervisor.isolation.model import INNER_GID, INNER_UID, WORKSPACE
 from openshell.supervisor.isolation.network import PROXY_ADDRESS
+from openshell.supervisor.skill import SKILL
 
-__all__ = ["MASKED_DIRECTORIES", "MASKED_FILES", "etc_files"]
+__all__ = [
+    "MASKED_DIRECTORIES",
+    "MASKED_FILES",
+    "OWN_DIRECTORY",
+    "OWN_FILES",
+    "etc_files",
+]
+
+# Ours alone: the host's directory of that name (a gateway's settings) is not seen.
+OWN_DIRECTORY = "/etc/openshell"
+OWN_FILES = (
+    ("skills/policy_advisor.md", SKILL),
+    ("skills/policy-advisor/SKILL.md", SKILL),
+)
 
 # Replaced by an empty file where the host has them. An ordinary user could not read most of them
 # anyway; the mask holds for those who were made readable by mistake.
@@ -33,7 +47,6 @@ MASKED_DIRECTORIES = (
     "docker",
     "kubernetes",
     "letsencrypt",
-    "openshell",
     "openvpn",
     "rancher",
     "ssh",

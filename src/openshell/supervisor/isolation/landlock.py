@@ -14,6 +14,7 @@ import stat
 import struct
 from dataclasses import dataclass
 
+from openshell.supervisor.isolation.etc import OWN_DIRECTORY
 from openshell.supervisor.isolation.model import (
     TRUST_DIRECTORY,
     WORKSPACE,
@@ -103,7 +104,11 @@ def plan_landlock(spec: SandboxSpec) -> RuleSet:
     return RuleSet(
         read_only=tuple(read_only),
         read_write=tuple(read_write),
-        derived_read_only=(*(e for e in exposed if e not in read_only), TRUST_DIRECTORY),
+        derived_read_only=(
+            *(e for e in exposed if e not in read_only),
+            TRUST_DIRECTORY,
+            OWN_DIRECTORY,
+        ),
         derived_read_write=_DEVICES,
         mode=spec.landlock,
     )

@@ -23,6 +23,7 @@ from openshell.supervisor.isolation.rootfs import (
     MaskFile,
     MountDevpts,
     MountEtc,
+    MountFiles,
     MountScratch,
     MountTrust,
     Operation,
@@ -33,6 +34,8 @@ __all__ = ["BuiltRoot", "build_rootfs"]
 _ROOT_BYTES = 4 << 20
 # The system's bundle is a quarter of a megabyte; an operator may add his own.
 _TRUST_BYTES = 16 << 20
+# Texts of ours, a page or two.
+_FILES_BYTES = 1 << 18
 _STAGE_NAME = "/.stage"
 # Empty files and their directories; inodes are not counted.
 _STAGE_BYTES = 4 << 20
@@ -97,6 +100,13 @@ def _mask_path(root: str, path: str) -> None:
         mounts.tmpfs(target, size=4096, mode=0o555, read_only=True)
     else:
         mounts.bind(root + MASK_NAME, target, read_only=True)
+
+
+def _mount_files(target: str, files: tuple[tuple[str, str], ...]) -> None:
+    mounts.tmpfs(target, size=_FILES_BYTES, mode=0o755)
+    for name, content in files:
+        _make_file(f"{target}/{name}", content, 0o444)
+    mounts.set_read_only(target)
 
 
 def _mount_trust(target: str) -> list[int]:
@@ -201,6 +211,8 @@ def build_rootfs(
                 mounts.file_system("devpts", root + path, "newinstance,ptmxmode=0666,mode=620")
             case MaskDirectory(path) | MaskFile(path):
                 _mask_path(root, path)
+            case MountFiles(path, files):
+                _mount_files(root + path, files)
             case MountTrust(path):
                 trust = _mount_trust(root + path)
     os.unlink(root + MASK_NAME)

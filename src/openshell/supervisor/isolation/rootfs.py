@@ -12,7 +12,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from openshell.supervisor.isolation.etc import MASKED_DIRECTORIES, MASKED_FILES, etc_files
+from openshell.supervisor.isolation.etc import (
+    MASKED_DIRECTORIES,
+    MASKED_FILES,
+    OWN_DIRECTORY,
+    OWN_FILES,
+    etc_files,
+)
 from openshell.supervisor.isolation.model import (
     TRUST_DIRECTORY,
     WORKSPACE,
@@ -31,6 +37,7 @@ __all__ = [
     "MaskFile",
     "MountDevpts",
     "MountEtc",
+    "MountFiles",
     "MountScratch",
     "MountTrust",
     "Operation",
@@ -142,6 +149,14 @@ class MaskFile:
 
 
 @dataclass(frozen=True, slots=True)
+class MountFiles:
+    """A read-only directory with these files and nothing else, over what is there."""
+
+    path: str
+    files: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MountTrust:
     """A read-only directory whose files only the supervisor writes, through descriptors."""
 
@@ -159,6 +174,7 @@ Operation = (
     | MountDevpts
     | MaskDirectory
     | MaskFile
+    | MountFiles
     | MountTrust
 )
 
@@ -179,7 +195,8 @@ def _plan_etc(host: HostView, spec: SandboxSpec) -> list[Operation]:
         for name, content in etc_files(spec.hostname, host.shell).items()
     ]
     operations += [MakeFile(f"/etc/{name}") for name in host.etc_masked_files]
-    operations += [MakeDirectory(TRUST_DIRECTORY), MountEtc(), MountTrust(TRUST_DIRECTORY)]
+    operations += [MakeDirectory(TRUST_DIRECTORY), MakeDirectory(OWN_DIRECTORY), MountEtc()]
+    operations += [MountTrust(TRUST_DIRECTORY), MountFiles(OWN_DIRECTORY, OWN_FILES)]
     operations += [MaskDirectory(f"/etc/{name}") for name in host.etc_masks]
     return operations
 
