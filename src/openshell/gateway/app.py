@@ -58,6 +58,7 @@ from openshell.gateway.services.admission import admit_sandbox
 from openshell.gateway.services.attach import AttachService
 from openshell.gateway.services.attachments import Attachments
 from openshell.gateway.services.config import Config
+from openshell.gateway.services.drafts import Drafts
 from openshell.gateway.services.exec import ExecService
 from openshell.gateway.services.health import HealthService
 from openshell.gateway.services.inference import InferenceRoutes
@@ -375,6 +376,7 @@ class Gateway:
             Attachments(store, self.bus, show=compute.show, tasks=self.tasks),
             Config(store, self.bus, failure_mode=self._settings.failure_mode, tasks=self.tasks),
             Policies(store, self.bus),
+            Drafts(store, self.bus, new_id=self._world.new_id),
             ProviderEnvironment(store, credentials),
             Refresh(
                 store,

@@ -68,8 +68,7 @@ _ALL: Final = (
     Setting(
         "agent_policy_proposals_enabled",
         default=False,
-        effect="agents may propose policy changes",
-        pending="proposals of agents are not built yet",
+        effect="agents may propose policy changes (http://policy.local in the sandbox)",
     ),
     Setting(
         "ocsf_json_enabled",
@@ -82,7 +81,7 @@ _ALL: Final = (
         default="manual",
         choices=("manual", "auto"),
         effect="whether proposed policy changes wait for a person",
-        pending="proposals of agents are not built yet",
+        pending="every proposal waits: deciding about proposals is not built yet",
     ),
     Setting(
         "providers_v2_enabled",

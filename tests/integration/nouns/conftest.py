@@ -36,6 +36,7 @@ from openshell.gateway.refresh.states import State, put_state, set_handles, stat
 from openshell.gateway.services.admission import admit_sandbox
 from openshell.gateway.services.attachments import Attachments
 from openshell.gateway.services.config import Config
+from openshell.gateway.services.drafts import Drafts
 from openshell.gateway.services.logs import Logs
 from openshell.gateway.services.policies import Policies
 from openshell.gateway.services.provider_environment import ProviderEnvironment
@@ -68,6 +69,7 @@ class Gateway:
             Attachments(store, self.bus),
             Config(store, self.bus),
             Policies(store, self.bus),
+            Drafts(store, self.bus, new_id=lambda: str(uuid.uuid4())),
             Settings(store),
             Logs(store, self.bus),
             ProviderEnvironment(store, credentials),
