@@ -29,7 +29,7 @@ _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
     # One message of the contract is at most 1 MiB; configuration may be larger.
-    ("grpc.max_receive_message_length", 8 << 20),
+    ("grpc.max_receive_message_length", 32 << 20),
     ("grpc.max_send_message_length", 4 << 20),
     # The socket's path is no name that a certificate or proxy could be about.
     ("grpc.enable_http_proxy", 0),
