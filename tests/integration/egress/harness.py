@@ -176,6 +176,8 @@ class Proxy:
             )
         self.closed_ports = frozenset()
         self.relaxed = False
+        self.local = ()
+        self.may_propose = lambda: False
         self.capture = None
         self.corporate = None
 
@@ -197,6 +199,8 @@ class Proxy:
             sandbox="box",
             limits=self.limits,
             relaxed_identity=self.relaxed,
+            local=self.local,
+            may_propose=self.may_propose,
             corporate=self.corporate,
         )
         await self.proxy.start()
