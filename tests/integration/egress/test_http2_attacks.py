@@ -255,6 +255,26 @@ async def test_a_header_list_that_does_not_end_is_cut_off():
         client.close()
 
 
+async def test_data_may_come_slowly_as_long_as_it_comes():
+    async def script(stream):
+        await stream.whole()
+        await answer_ok(stream)
+
+    async with H2Server(A, script) as up, _quick(up, "head_seconds") as proxy:
+        client = await H2Client.open(proxy, A, up.port)
+        # Settings are settled after that: nothing else is sent in the middle of our frames.
+        assert (await client.get()).status == 200
+        stream = await client.open_stream(client.fields("/", "POST"), end=False)
+        sent = frame(DATA, b"x" * 4096, stream=stream) * 3
+        for start in range(0, len(sent), 500):
+            await client.raw(sent[start : start + 500])
+            await asyncio.sleep(0.1)
+        await client.raw(frame(DATA, flags=END_STREAM, stream=stream))
+        assert (await client.answer(stream)).status == 200
+        client.close()
+    assert len(up.streams[1].body) == 3 * 4096
+
+
 async def test_a_reader_that_opens_no_window_loses_its_stream_and_no_other():
     async def script(stream):
         await stream.head()

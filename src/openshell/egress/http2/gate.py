@@ -96,7 +96,9 @@ class FrameGate:
         "_goaway",
         "_head",
         "_idle",
+        "_is_data",
         "_left",
+        "_number",
         "_pings",
         "_preface",
         "_settings",
@@ -106,6 +108,9 @@ class FrameGate:
     def __init__(self, *, preface: int = 0) -> None:
         """`preface` is how many bytes come before the first frame."""
         self._preface = preface
+        # How many frames have begun, those that continue a header block not counted.
+        self._number = 1
+        self._is_data = False
         self._head = b""
         self._left = 0
         self._goaway: bytearray | None = None
@@ -128,8 +133,14 @@ class FrameGate:
         return self._block_frames > 0
 
     @property
-    def in_frame(self) -> bool:
-        return bool(self._preface or self._head or self._left)
+    def unfinished(self) -> int:
+        """Number of what has begun and must end soon: the preface, a header block, a frame without data.
+
+        0 when there is nothing of that kind. Data may come as slowly as it likes.
+        """
+        if self._preface or self._head or self._block_frames or (self._left and not self._is_data):
+            return self._number
+        return 0
 
     def feed(self, data: bytes, now: float) -> Frames:
         """Take bytes of the peer. Raises Flood; the connection cannot go on then.
@@ -173,6 +184,9 @@ class FrameGate:
     def _begin(self, head: bytes, now: float) -> None:
         """Count a frame by its header."""
         size, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
+        self._is_data = kind == _Type.DATA
+        if not self._block_frames:
+            self._number += 1
         if size > _MAX_FRAME:
             # The library would collect all of it before it refuses.
             raise Flood("http2_frame_too_large")

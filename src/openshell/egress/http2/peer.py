@@ -118,9 +118,9 @@ class Peer:
         self.flush()
 
     @property
-    def in_block(self) -> bool:
-        """Whether the peer has begun something whose end we must wait for: its preface, a header list."""
-        return self._gate.in_block or self._gate.in_frame
+    def unfinished(self) -> int:
+        """See `FrameGate.unfinished`."""
+        return self._gate.unfinished
 
     @property
     def stream_limit(self) -> int:

@@ -73,6 +73,7 @@ class Session:
         # Since when there is no stream; since when something has begun that must end soon.
         self._idle_since = services.clock()
         self._begun_since: float | None = None
+        self._unfinished = 0
         self._leaving = False
         self._adopting: asyncio.Task[None] | None = None
 
@@ -111,10 +112,12 @@ class Session:
         events, _ = self.peer.receive(data)
         for event in events:
             self._handle(event)
-        if not self.peer.in_block:
+        unfinished = self.peer.unfinished
+        if not unfinished:
             self._begun_since = None
-        elif self._begun_since is None:
+        elif unfinished != self._unfinished or self._begun_since is None:
             self._begun_since = self.services.clock()
+        self._unfinished = unfinished
 
     def _handle(self, event: h2.events.Event) -> None:
         match event:

@@ -58,9 +58,9 @@ def test_the_preface_is_no_frame():
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     gate = FrameGate(preface=len(preface))
     assert gate.feed(preface[:10], 0.0).data == preface[:10]
-    assert gate.in_frame
+    assert gate.unfinished
     assert gate.feed(preface[10:] + frame(SETTINGS), 0.0).data == preface[10:] + frame(SETTINGS)
-    assert not gate.in_frame
+    assert not gate.unfinished
 
 
 FLOODS = {
@@ -123,6 +123,18 @@ def test_frames_without_measure_end_the_connection(data, code):
     with pytest.raises(Flood) as flood:
         FrameGate().feed(data, 0.0)
     assert flood.value.code == code
+
+
+def test_what_must_end_soon_is_told_apart():
+    gate = FrameGate()
+    gate.feed(frame(DATA, b"x" * 100)[:50], 0.0)
+    assert not gate.unfinished
+    gate.feed(frame(DATA, b"x" * 100)[50:] + frame(HEADERS, b"xy")[:10], 0.0)
+    first = gate.unfinished
+    gate.feed(b"y" + frame(CONTINUATION, b"x", END_HEADERS)[:5], 0.0)
+    assert gate.unfinished == first > 0
+    gate.feed(frame(CONTINUATION, b"x", END_HEADERS)[5:] + frame(PING, b"12345678")[:12], 0.0)
+    assert gate.unfinished > first
 
 
 def test_a_header_block_within_bounds_passes_and_is_known_while_it_lasts():
