@@ -120,6 +120,10 @@ def _directory(path: str) -> list[str]:
 
 def read_file(path: str) -> tuple[ProfileFile | None, list[Diagnostic]]:
     """One document; None with a diagnostic when it has to be left out."""
+    if os.path.isdir(path):
+        return None, [_wrong(path, "", "file", "is a directory: give it with --from")]
+    if not os.path.splitext(path)[1] and not os.path.exists(path):
+        return None, [_wrong(path, "", "file", "cannot be read: No such file or directory")]
     extension = os.path.splitext(path)[1]
     form = _FORMATS.get(extension)
     if form is None:

@@ -155,6 +155,11 @@ def set_(name: str | None, key: str, text: str, is_global: bool, yes: bool) -> N
         else:
             chosen = opened.sandbox_name(name)
             answer = client.write(chosen, key, value, workspace=opened.workspace)
+    if not is_global and key == "providers_v2_enabled":
+        note(
+            f"Note: {key} of one sandbox has no effect: the value for all counts.\n"
+            f"  openshell settings set --global --key {key} --value {shown}"
+        )
     if setting.pending:
         note(f"Note: {key} has no effect yet: {setting.pending}")
     print(f"{key} = {shown} (revision {answer.settings_revision})")
