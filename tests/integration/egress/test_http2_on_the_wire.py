@@ -247,6 +247,28 @@ async def test_placeholders_in_bodies_are_replaced_where_the_author_wants_it():
     assert up.streams[0].headers["content-length"] == str(len(up.streams[0].body))
 
 
+async def test_what_a_body_says_is_judged():
+    async def script(stream):
+        await stream.whole()
+        await answer_ok(stream)
+
+    async with H2Server(A, script) as up:
+        rules = [{"allow": {"operation_type": "query", "fields": ["user"]}}]
+        endpoint = rest(A, up.port, protocol="graphql", path="/graphql", rules=rules)
+        del endpoint["access"]
+        async with Proxy(rest_policy(endpoint)) as proxy:
+            client = await H2Client.open(proxy, A, up.port)
+            fields = client.fields("/graphql", "POST", ("content-type", "application/json"))
+            statuses = []
+            for query in ("{ user { name } }", "{ secrets }"):
+                stream = await client.open_stream(fields, end=False)
+                await client.send(stream, json.dumps({"query": query}).encode(), end=True)
+                statuses.append((await client.answer(stream)).status)
+            client.close()
+    assert statuses == [200, 403]
+    assert [stream.body for stream in up.streams] == [b'{"query": "{ user { name } }"}']
+
+
 # Reloads.
 
 
