@@ -30,6 +30,7 @@ _ENTRIES = {
     "settings": Entry(
         "openshell.cli.settings:settings", "Read and change settings beside the policy.", _POLICY
     ),
+    "rule": Entry("openshell.cli.rule:rule", "Read what agents propose.", _POLICY),
     "provider": Entry(
         "openshell.cli.provider:provider", "Keep credentials for sandboxes.", _POLICY
     ),

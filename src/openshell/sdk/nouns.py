@@ -18,12 +18,40 @@ if TYPE_CHECKING:
     from openshell.policy.settings import Value
     from openshell.sdk.client import SandboxClient
 
-__all__ = ["LogClient", "PolicyClient", "ProviderClient", "RefreshClient", "SettingsClient"]
+__all__ = [
+    "DraftClient",
+    "LogClient",
+    "PolicyClient",
+    "ProviderClient",
+    "RefreshClient",
+    "SettingsClient",
+]
 
 _EVERYWHERE: Mapping[str, Any] = {"global": True}
 """The field's name is a word of the language, so it cannot be written as an argument."""
 _PAGE = 1_000
 """Log lines asked for at a time: events of requests then stay well within one answer."""
+
+
+class DraftClient:
+    """Rules that agents have proposed; none of them is in force."""
+
+    def __init__(self, client: SandboxClient) -> None:
+        self._stub, self._timeout = client.unary
+
+    def get(
+        self, sandbox: str, *, workspace: str, status: str = ""
+    ) -> openshell_pb2.GetDraftPolicyResponse:
+        """The proposals of a sandbox, newest first, all or those of a status."""
+        request = openshell_pb2.GetDraftPolicyRequest(
+            name=sandbox, status_filter=status, workspace=workspace
+        )
+        return self._stub.GetDraftPolicy(request, timeout=self._timeout)
+
+    def history(self, sandbox: str, *, workspace: str) -> list[openshell_pb2.DraftHistoryEntry]:
+        """What was proposed and decided, oldest first."""
+        request = openshell_pb2.GetDraftHistoryRequest(name=sandbox, workspace=workspace)
+        return list(self._stub.GetDraftHistory(request, timeout=self._timeout).entries)
 
 
 class PolicyClient:
