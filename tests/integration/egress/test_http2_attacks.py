@@ -4,9 +4,12 @@ Every attack is measured against a probe that passes on the same kind of connect
 """
 
 import asyncio
+import contextlib
+import random
 import struct
 
 import pytest
+from h2.exceptions import NoSuchStreamError, ProtocolError, StreamClosedError
 from hpack import Encoder
 
 from integration.egress.h2_peers import H2Client, H2Server, answer_ok, frame
@@ -14,6 +17,8 @@ from integration.egress.harness import A, Proxy, rest, rest_policy
 from openshell.egress.http2.shares import FIRST_WINDOW, LARGEST_WINDOW, Shares
 from openshell.egress.limits import Limits
 
+# What a client meets whose stream has ended meanwhile.
+_GONE = {StreamClosedError, NoSuchStreamError, ProtocolError, TimeoutError}
 DATA, HEADERS, PRIORITY, RST, SETTINGS, PING, UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 8, 9
 END_STREAM, END_HEADERS = 1, 4
 PROTOCOL, CALM, CANCEL = 1, 11, 8
@@ -136,6 +141,54 @@ async def test_streams_of_a_sandbox_are_counted_together():
         assert (await two.get()).status == 200
         one.close()
         two.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_ends_how_it_likes_nothing_is_left(seed):
+    chance = random.Random(seed)
+
+    async def script(stream):
+        await asyncio.sleep(chance.random() / 50)
+        if chance.random() < 0.2:
+            stream.conn.reset_stream(stream.id, chance.choice((CANCEL, 7)))
+            await stream.flush()
+            return
+        await stream.head()
+        if chance.random() < 0.6:
+            await stream.whole()
+        await stream.send(b"x" * chance.choice((0, 10, 200_000)), end=True)
+
+    async def use(client):
+        stream = await client.open_stream(client.fields("/", "POST"), end=False)
+        await client.send(stream, b"y" * chance.choice((0, 5_000)), end=chance.random() < 0.7)
+        await asyncio.sleep(chance.random() / 30)
+        if chance.random() < 0.4 and client.answers[stream].reset is None:
+            with contextlib.suppress(ProtocolError):
+                client.conn.reset_stream(stream, CANCEL)
+                await client.flush()
+
+    async with H2Server(A, script) as up, Proxy(rest_policy(rest(A, up.port))) as proxy:
+        shares = proxy.proxy._services.shares
+        for _ in range(3):
+            client = await H2Client.open(proxy, A, up.port)
+            results = await asyncio.gather(
+                *(use(client) for _ in range(40)), return_exceptions=True
+            )
+            assert {type(result) for result in results} <= {type(None), *_GONE}
+            if chance.random() < 0.5:
+                for writer in up.writers:
+                    writer.transport.abort()
+            await asyncio.sleep(0.05)
+            client.close()
+        async with asyncio.timeout(5):
+            while proxy.proxy.connections:
+                await asyncio.sleep(0.01)
+        fresh = Shares()
+        assert (shares._streams, shares._stock) == (fresh._streams, fresh._stock)
+        await asyncio.sleep(0.05)
+        left = [task for task in asyncio.all_tasks() if task.get_name().startswith("http2")]
+        assert left == []
+    assert "internal error" not in "\n".join(proxy.lines)
 
 
 # Flow control.
