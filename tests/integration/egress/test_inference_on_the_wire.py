@@ -201,6 +201,33 @@ async def test_one_upstream_connection_serves_one_client_connection():
         assert up.connections == 1
 
 
+async def test_a_name_is_looked_up_once_for_a_connection():
+    up = Upstream(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", tls_name="models.example")
+    async with up:
+        url = f"https://models.example:{up.port}/v1"
+        async with Inference(route(up.port, base_url=url)) as proxy:
+            proxy.names.known["models.example"] = ["93.184.216.34", "93.184.216.35"]
+            dial_loopback(proxy)
+            client = await proxy.open()
+            for _ in range(3):
+                await client.send(message(close=False))
+                assert (await client.response())[0] == 200
+                proxy.names.known["models.example"].reverse()
+            client.close()
+            assert proxy.names.asked.count("models.example") == 1
+        assert up.connections == 1
+
+
+def dial_loopback(proxy):
+    """Wherever the proxy dials, it comes to this machine."""
+    dial = proxy.proxy._services.upstreams.dial
+
+    async def elsewhere(plan, **how):
+        return await dial(replace(plan, addresses=(ip_address("127.0.0.1"),)), **how)
+
+    proxy.proxy._services.upstreams.dial = elsewhere
+
+
 async def test_an_upstream_that_closed_in_between_is_asked_again():
     async def script(reader, writer):
         while request := await read_request(reader):
@@ -580,12 +607,7 @@ async def test_an_upstream_with_a_wrong_certificate_gets_nothing():
             url = f"https://models.example:{up.port}/v1"
             async with Inference(route(up.port, base_url=url)) as proxy:
                 proxy.names.known["models.example"] = ["93.184.216.34"]
-                dial = proxy.proxy._services.upstreams.dial
-
-                async def elsewhere(plan, dial=dial, **how):
-                    return await dial(replace(plan, addresses=(ip_address("127.0.0.1"),)), **how)
-
-                proxy.proxy._services.upstreams.dial = elsewhere
+                dial_loopback(proxy)
                 status, _, _ = await proxy.ask()
             assert status == wanted
             assert len(up.requests) == (1 if wanted == 200 else 0)

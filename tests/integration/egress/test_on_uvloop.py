@@ -16,6 +16,9 @@ from integration.egress import (
     test_explicit_proxy as explicit,
 )
 from integration.egress import (
+    test_inference_on_the_wire as models,
+)
+from integration.egress import (
     test_reload as reload,
 )
 from integration.egress import (
@@ -49,6 +52,10 @@ SCENARIOS = [
     capture.test_tls_to_a_looked_up_name,
     capture.test_tls_skip_passes_the_hello_on,
     capture.test_a_connection_to_the_listener_itself_is_refused,
+    models.test_one_upstream_connection_serves_one_client_connection,
+    models.test_an_upstream_that_closed_in_between_is_asked_again,
+    models.test_without_routes_it_says_how_to_set_one,
+    models.test_a_client_that_goes_away_takes_its_upstream_along,
     sockets.test_frames_before_the_101_are_judged_after_it,
     sockets.test_a_message_that_drips,
     sockets.test_a_frame_after_close,

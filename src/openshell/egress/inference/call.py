@@ -184,7 +184,13 @@ class Calls:
 
     async def _reach(self, route: Route, *, fresh: bool) -> Link:
         """The link to a route's endpoint. Raises _Unreachable."""
-        endpoint = route.endpoint
+        endpoint, link = route.endpoint, self._link
+        if link is not None and not fresh and link.ready() is not None:
+            # What it leads to was judged when it was opened; names with many addresses turn them round.
+            leads_to = (link.key.host, link.key.port, link.key.tls)
+            if leads_to == (endpoint.host, endpoint.port, endpoint.is_tls):
+                return link
+        self._drop()
         plan = await self._services.admission.reach(endpoint.host, endpoint.port)
         if isinstance(plan, Refused):
             raise _Unreachable(plan.reason)
@@ -198,11 +204,8 @@ class Calls:
             # As for agents: TLS may go through a corporate proxy, requests in the clear never do.
             direct=not endpoint.is_tls,
         )
-        link = self._link
-        if link is None or link.key != key or fresh or link.ready() is None:
-            self._drop()
-            link = self._link = Link(self._services.upstreams, key, pooled=False)
-        return link
+        self._link = Link(self._services.upstreams, key, pooled=False)
+        return self._link
 
     def _drop(self) -> None:
         link, self._link = self._link, None
