@@ -41,11 +41,11 @@ async def test_a_policy_that_cannot_be_used_quarantines_and_a_good_one_lifts_it(
     gateway = world.gateway
     box = await world.create()
     await next_report(gateway)
-    set_policy(gateway, 2, protocol="graphql")
+    set_policy(gateway, 2, protocol="sql")
     await gateway.push(box)
     failed = await next_report(gateway)
     assert failed.status == openshell_pb2.POLICY_STATUS_FAILED
-    assert "graphql" in failed.load_error
+    assert "sql" in failed.load_error
     set_policy(gateway, 3)
     await gateway.push(box)
     loaded = await next_report(gateway)

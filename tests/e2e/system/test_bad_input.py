@@ -124,7 +124,7 @@ POLICIES = {
     "a port too large": (endpoint("{host: a.example, port: 70000}"), "65535"),
     "a port of 5,000 digits": (endpoint(f"{{host: a.example, port: {'9' * 5000}}}"), "p.yaml"),
     "a relative path": ("version: 1\nfilesystem_policy: {read_only: [usr]}\n", "absolute"),
-    "not built yet": (endpoint("{host: a.example, port: 443, protocol: graphql}"), "graphql"),
+    "not built yet": (endpoint("{host: a.example, port: 443, protocol: sql}"), "sql"),
     "unknown word": (endpoint("{host: a.example, port: 443, enforcement: maybe}"), "enforce or audit"),
     "nested too deep": ("[" * 100_000, "nesting"),
     "20 megabytes": ("#" * 20_000_000, "larger than 524288 bytes"),

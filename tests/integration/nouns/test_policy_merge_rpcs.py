@@ -123,9 +123,9 @@ async def test_the_first_operation_that_fails_undoes_all_of_them(gateway):
             added("*.com"), Code.INVALID_ARGUMENT, "policy contains unsafe content", id="safety"
         ),
         pytest.param(
-            added(protocol="graphql", access="full", enforcement="enforce"),
+            added(protocol="sql", access="full", enforcement="enforce"),
             Code.INVALID_ARGUMENT,
-            "graphql",
+            "sql",
             id="not built",
         ),
         pytest.param(

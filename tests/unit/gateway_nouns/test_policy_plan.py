@@ -69,9 +69,9 @@ def test_a_new_policy_is_kept_but_for_marks():
             id="tld",
         ),
         pytest.param(
-            network(rule(protocol="graphql", access="full")),
+            network(rule(protocol="sql", access="full")),
             Code.INVALID_ARGUMENT,
-            "graphql",
+            "sql",
             id="not built",
         ),
         pytest.param(

@@ -52,7 +52,7 @@ def test_no_policy_is_the_restrictive_default():
     assert not isinstance(outcome.generation.policy.connect(CURL), ConnectionAllowed)
 
 
-@pytest.mark.parametrize("protocol", ["graphql", "nonsense"])
+@pytest.mark.parametrize("protocol", ["sql", "nonsense"])
 def test_an_unusable_policy_quarantines(protocol):
     good = build_generation(Candidate(config(), environment()), FIRST, None)
     bad = build_generation(
@@ -66,7 +66,7 @@ def test_an_unusable_policy_quarantines(protocol):
 
 def test_the_last_valid_policy_stays_where_it_is_asked_for():
     good = build_generation(Candidate(config(), environment()), FIRST, None)
-    bad = config(protocol="graphql", mode="retain_last_valid")
+    bad = config(protocol="sql", mode="retain_last_valid")
     kept = build_generation(Candidate(bad, environment()), good.generation, good.policy)
     assert kept.policy_error
     assert isinstance(kept.generation.policy.connect(CURL), ConnectionAllowed)
