@@ -146,7 +146,11 @@ async def test_the_session_comes_back_to_a_restarted_gateway(world):
     async with asyncio.timeout(10):
         again = await world.gateway.hellos.get()
     assert (again.sandbox_id, again.instance_id) == (box, first.instance_id)
-    assert (await next_report(world.gateway)).version == 7
+    # Whose answer the end of the first gateway took away is told again.
+    versions = [(await next_report(world.gateway)).version]
+    if versions == [1]:
+        versions = [(await next_report(world.gateway)).version]
+    assert versions == [7]
     assert (await world.gateway.run(box, "true")).code == 0
 
 
