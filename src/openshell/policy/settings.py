@@ -73,8 +73,8 @@ _ALL: Final = (
     Setting(
         "ocsf_json_enabled",
         default=False,
-        effect="the sandbox also writes its security log as lines of JSON",
-        pending="the file is not built yet; the gateway keeps every event (openshell logs)",
+        effect="the security log is also written as lines of JSON, on the host: events/ in the directory"
+        " of the sandbox",
     ),
     Setting(
         "proposal_approval_mode",

@@ -103,17 +103,26 @@ class Logs:
         # Set when what waits should go soon.
         self._urgent = asyncio.Event()
         self._finishing = False
+        self._sinks: list[Callable[[ocsf.Event], None]] = []
+
+    def add_sink(self, sink: Callable[[ocsf.Event], None]) -> None:
+        """Have every event go there as well; it must not block."""
+        self._sinks.append(sink)
 
     def emit(self, event: ocsf.Event) -> None:
         """Log an event; never blocks. The sink of everything that decides."""
         self._add(event, important=event.severity >= ocsf.Severity.MEDIUM)
+        for sink in self._sinks:
+            sink(event)
 
     def log(self, level: str, target: str, message: str) -> None:
         """Log a plain line; warnings and errors also go to the supervisor's own output."""
         important = LEVELS[level] <= LEVELS["warn"]
         if important:
-            sys.stderr.write(f"{level.upper()} {target}: {message}\n")
-            sys.stderr.flush()
+            # That output is a file, on a disk that may be full.
+            with contextlib.suppress(OSError):
+                sys.stderr.write(f"{level.upper()} {target}: {message}\n")
+                sys.stderr.flush()
         if LEVELS[level] <= self._threshold:
             self._add(_Plain(self._clock_ms(), level.upper(), target, message), important=important)
 

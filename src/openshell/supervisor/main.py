@@ -89,7 +89,8 @@ def supervise(paths: SandboxPaths, boot: str, prepared: Prepared, roots: TrustRo
         token = read_token(paths.token)
 
         async def serve() -> int:
-            return await Supervisor(plan, starting, own_layers, roots, token, phases).run()
+            supervisor = Supervisor(plan, starting, own_layers, roots, token, phases, paths.events)
+            return await supervisor.run()
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve())

@@ -105,5 +105,6 @@ def _event(packet: Packet) -> ocsf.Event:
         policy="bypass-detect",
         engine="nftables",
         observation_point=3,
+        refusal=ocsf.Refusal("bypass", stage="bypass", group="bypass"),
         detail="only TCP through the proxy and names through the resolver leave a sandbox",
     )

@@ -31,6 +31,8 @@ from openshell.supervisor.bearer import Token
 from openshell.supervisor.config_source import ConfigSource
 from openshell.supervisor.ending import end_programs
 from openshell.supervisor.environment import search_path
+from openshell.supervisor.event_file import SETTING as EVENT_FILE
+from openshell.supervisor.event_file import EventFile, RotatingFile
 from openshell.supervisor.execs import Execs, ProgramContext
 from openshell.supervisor.gateway_client import GatewayClient
 from openshell.supervisor.isolation.launch import (
@@ -51,8 +53,10 @@ from openshell.supervisor.relays import Relays
 from openshell.supervisor.renewal import renew_token
 from openshell.supervisor.reporter import PolicyReporter, report_exit
 from openshell.supervisor.session import Session
+from openshell.supervisor.summaries import Summaries
 from openshell.supervisor.svid import source_from
 from openshell.supervisor.tasks import Tasks
+from openshell.supervisor.token_events import recorded
 from openshell.supervisor.token_issuer import TokenIssuer
 from openshell.supervisor.version import version
 
@@ -96,23 +100,22 @@ class Supervisor:
         roots: TrustRoots,
         token: Token,
         phases: Phases,
+        events: str,
     ) -> None:
+        """`events` is the directory for the file of events."""
         self._plan = plan
         self._starting = starting
         self._roots = roots
         self._phases = phases
         # What holds us; beside it, once it is there, what holds the agent.
         self._layers = own_layers
-        self._logs = Logs(
-            plan.sandbox_id,
-            ocsf.EventContext(
-                product_version=version(),
-                hostname=socket.gethostname(),
-                sandbox_id=plan.sandbox_id,
-                sandbox_name=plan.name,
-            ),
-            level=plan.log_level or "info",
+        context = ocsf.EventContext(
+            product_version=version(),
+            hostname=socket.gethostname(),
+            sandbox_id=plan.sandbox_id,
+            sandbox_name=plan.name,
         )
+        self._logs = Logs(plan.sandbox_id, context, level=plan.log_level or "info")
         self._tasks = Tasks(self._task_failed)
         self._client = GatewayClient(plan.endpoint, token)
         self._token = token
@@ -120,7 +123,7 @@ class Supervisor:
             Generation(0, quarantine("no configuration was loaded yet", 0), CredentialSet())
         )
         self._reporter = PolicyReporter(self._client, plan.sandbox_id, self._logs)
-        self._tokens = _token_cache(plan, roots)
+        self._tokens = _token_cache(plan, roots, self._logs)
         self._config = ConfigSource(
             self._client,
             plan.sandbox_id,
@@ -129,6 +132,17 @@ class Supervisor:
             self._logs,
             tokens=self._tokens,
         )
+        self._event_file = EventFile(
+            RotatingFile(events),
+            context,
+            is_on=lambda: self._config.is_on(EVENT_FILE),
+            say=lambda message: self._logs.log("warn", "events", message),
+        )
+        self._summaries = Summaries(
+            self._client, plan.sandbox_id, plan.name, lambda: self._config.workspace
+        )
+        self._logs.add_sink(self._event_file.emit)
+        self._logs.add_sink(self._summaries.emit)
         self._session = Session(self._client, plan.sandbox_id, plan.instance_id, self)
         self._inside: _Inside | None = None
         # Asked for before there was an inside to serve them.
@@ -150,6 +164,8 @@ class Supervisor:
         start(self._later(self._reporter.run), "policy reports")
         pushing = start(self._later(lambda: self._logs.push(self._client)), "log push")
         start(self._later(lambda: renew_token(self._client, self._token, self._logs)), "token")
+        start(self._later(self._event_file.run), "event file")
+        start(self._later(self._summaries.run), "summaries")
         # Lets the connection to the gateway begin: it is made beside what follows.
         await asyncio.sleep(0)
         inside: _Inside | None = None
@@ -167,6 +183,7 @@ class Supervisor:
             if inside is not None:
                 await inside.egress.close()
             await self._tasks.close()
+            await self._event_file.close()
             await self._tokens.close()
             if inside is not None:
                 await inside.host.close()
@@ -362,11 +379,11 @@ class Supervisor:
         self._logs.log("error", "supervisor", f"task '{name}' failed: {type(error).__name__}")
 
 
-def _token_cache(plan: LaunchPlan, roots: TrustRoots) -> TokenCache:
+def _token_cache(plan: LaunchPlan, roots: TrustRoots, logs: Logs) -> TokenCache:
     """Tokens for grants; where our identity comes from is said by the plan."""
     source = source_from(plan.svid_source)
     issuer = TokenIssuer(source, lambda: roots.with_operator(plan.upstream_ca_bundle))
-    return TokenCache(issuer.issue, time.monotonic)
+    return TokenCache(recorded(issuer.issue, logs.emit, _now_ms), time.monotonic)
 
 
 def _now_ms() -> int:

@@ -7,9 +7,11 @@ state goes and vanishes with the process. Exits 77 where that is not permitted.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -20,6 +22,11 @@ from support.traces import processes_naming
 _NEWNS, _NEWUSER = 0x20000, 0x10000000
 _REC, _PRIVATE = 0x4000, 0x40000
 SIZE = "12m"
+ASK = (
+    "import urllib.request as r\n"
+    "try: r.urlopen('http://nobody.example/', timeout=5)\n"
+    "except Exception: print('refused')"
+)
 
 
 def unshare(libc: ctypes.CDLL) -> None:
@@ -65,12 +72,23 @@ def main() -> None:
         os.rmdir(directory)
 
 
+def whole_lines(local: Path) -> int:
+    """How many events are in the file; each is whole."""
+    files = local.glob("sandboxes/*/events/*.log")
+    return len([json.loads(line) for file in files for line in file.read_text().splitlines()])
+
+
 def scenario(directory: Path) -> None:
     with PrivateGateway() as gateway:
         assert gateway.cli("sandbox", "create", "--no-keep", "--", "true").returncode == 0
         made = gateway.cli("sandbox", "create", "--name", "before", "--detach", "--", "sleep", "99")
         assert made.returncode == 0, made.stderr
+        switch = ("settings", "set", "before", "--key", "ocsf_json_enabled", "--value", "true")
+        assert gateway.cli(*switch).returncode == 0
+        refused = ("sandbox", "exec", "-n", "before", "--", "python3", "-c", ASK)
+        assert gateway.cli(*refused).stdout == "refused\n"
         local = gateway.state / "local"
+        wait_until(lambda: whole_lines(local) > 0)
         before = sorted(os.listdir(local / "sandboxes"))
         filler = directory / "filler"
         fill(filler)
@@ -90,10 +108,21 @@ def scenario(directory: Path) -> None:
         assert sorted(os.listdir(local / "sandboxes")) == before
         ran = gateway.cli("sandbox", "exec", "--name", "before", "--", "echo", "still here")
         assert (ran.returncode, ran.stdout) == (0, "still here\n"), ran
+        # The file of events costs its lines and nobody's time; no half line is left.
+        for _ in range(3):
+            began = time.monotonic()
+            assert gateway.cli(*refused).stdout == "refused\n"
+            assert time.monotonic() - began < 10
+        whole_lines(local)
         running = processes_naming(str(gateway.directory))
         assert running, "the probe sees processes that are there"
 
         filler.unlink()
+        lost = "not in the file of events (No space left"
+        wait_until(lambda: lost in gateway.cli("logs", "before").stdout, 40)
+        count = whole_lines(local)
+        assert gateway.cli(*refused).stdout == "refused\n"
+        wait_until(lambda: whole_lines(local) > count)
         ran = gateway.cli("sandbox", "create", "--name", "after", "--", "echo", "works")
         assert ran.returncode == 0, ran
         assert ran.stdout.endswith("works\n"), ran

@@ -74,6 +74,11 @@ class SandboxPaths:
         return f"{self.root}/workspace"
 
     @property
+    def events(self) -> str:
+        """Directory of the security log as lines of JSON, for as long as a setting asks for it."""
+        return f"{self.root}/events"
+
+    @property
     def log(self) -> str:
         """What the supervisor wrote to its standard error."""
         return f"{self.root}/supervisor.log"
