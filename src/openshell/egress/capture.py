@@ -12,7 +12,6 @@ from ipaddress import IPv6Address, ip_address
 from openshell.egress.admission import Admitted
 from openshell.egress.connection import ClientConnection, Services
 from openshell.egress.denials import Denial
-from openshell.egress.inference.door import InferenceDoor
 from openshell.egress.peek import FirstBytes
 from openshell.egress.pipeline import Pipeline, say
 from openshell.egress.refusing import refuse_connection
@@ -29,7 +28,6 @@ class CaptureAdapter:
     def __init__(
         self,
         pipeline: Pipeline,
-        inference: InferenceDoor,
         *,
         host_for: Callable[[str], str | None],
         own_addresses: frozenset[str],
@@ -40,7 +38,6 @@ class CaptureAdapter:
         listeners' own, which a captured connection never has as its destination.
         """
         self._pipeline = pipeline
-        self._inference = inference
         self._services: Services = pipeline.services
         self._host_for = host_for
         self._own = own_addresses
@@ -56,9 +53,6 @@ class CaptureAdapter:
             connection.stream.reset()
             return
         host = self._host_for(address) or _plain(address)
-        if self._inference.leads(host, port):
-            await self._inference.serve(connection)
-            return
         local = self._pipeline.local.at(host, port)
         if local is not None:
             await self._pipeline.serve_local(connection, local)

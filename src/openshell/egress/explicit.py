@@ -20,7 +20,6 @@ from openshell.egress.http1 import (
     parse_absolute_target,
     parse_connect_target,
 )
-from openshell.egress.inference.door import InferenceDoor
 from openshell.egress.peek import FirstBytes
 from openshell.egress.pipeline import Pipeline, say
 from openshell.egress.refusing import forward_denied, refuse_connection
@@ -31,16 +30,15 @@ from openshell.ocsf import HostPort, Refusal
 __all__ = ["ExplicitProxy"]
 
 _ESTABLISHED: Final = b"HTTP/1.1 200 Connection Established\r\n\r\n"
-# Names of local services that are not built; asking a real upstream for them would be wrong.
+# Where the local service of a name is not served, asking a real upstream for it would be wrong.
 _RESERVED: Final = frozenset({"policy.local"})
 
 
 class ExplicitProxy:
     """Serves clients that know that they speak to a proxy."""
 
-    def __init__(self, pipeline: Pipeline, inference: InferenceDoor) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._inference = inference
         self._services: Services = pipeline.services
 
     async def serve(self, connection: ClientConnection) -> None:
@@ -68,7 +66,7 @@ class ExplicitProxy:
                 # The authority is read and replaced; from here on the target is a path.
                 head = head.with_target(target.origin_form)
                 local = self._pipeline.local.at(target.host, target.port)
-                if local is not None:
+                if local is not None and local.serve is not None:
                     if not await local.serve(self._services, connection, head):
                         return
                     continue
@@ -135,10 +133,11 @@ class ExplicitProxy:
         # A client may not send tunnel bytes before it knows that there is a tunnel.
         connection.stream.take()
         host, port = authority.host, authority.port or 0
-        if self._inference.leads(host, port):
+        local = self._pipeline.local.at(host, port)
+        if local is not None and local.take is not None:
             connection.deadline = None
             connection.stream.write(_ESTABLISHED)
-            await self._inference.serve(connection)
+            await local.take(connection)
             return
         if host in _RESERVED and host not in self._pipeline.local:
             await say(connection, self._reserved(connection, host, port), head)

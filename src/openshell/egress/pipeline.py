@@ -159,11 +159,16 @@ class Pipeline:
             exchanges.close()
 
     async def serve_local(self, connection: ClientConnection, name: LocalName) -> None:
-        """Serve the requests of a captured connection that leads to a name of ours."""
+        """Serve a captured connection that leads to a name of ours."""
+        if name.take is not None:
+            await name.take(connection)
+            return
         place = HostPort(name.host, name.port)
         while True:
             head = await self.next_head(connection, TUNNEL_HEAD_LIMIT, place)
-            if head is None or not await name.serve(self._services, connection, head):
+            if head is None or name.serve is None:
+                return
+            if not await name.serve(self._services, connection, head):
                 return
 
     def exchanges(

@@ -27,8 +27,7 @@ from openshell.egress.explicit import ExplicitProxy
 from openshell.egress.generation import Generation, GenerationHolder
 from openshell.egress.holding import LARGE_BODIES
 from openshell.egress.identity import PeerIdentifier, Peers
-from openshell.egress.inference.call import HOST as INFERENCE_HOST
-from openshell.egress.inference.door import InferenceDoor
+from openshell.egress.inference.door import inference_local
 from openshell.egress.limits import Limits
 from openshell.egress.listener import AcceptLoop
 from openshell.egress.local_names import LocalName, LocalNames
@@ -274,23 +273,20 @@ def _doors(
     names = SyntheticTable(services.clock)
     server = DnsServer(
         names,
-        could_resolve=lambda host: (
-            host == INFERENCE_HOST or host in local or services.admission.could_resolve(host)
-        ),
+        could_resolve=lambda host: host in local or services.admission.could_resolve(host),
         on_refused=_RefusedNames(services.log, services.clock).report,
         clock=services.clock,
         own_hostname=hostname,
     )
     pipeline = Pipeline(services, local)
-    inference = InferenceDoor(pipeline)
+    local.add(inference_local(pipeline))
     own = {str(sock.getsockname()[0]) for sock in (*listeners.proxy, *listeners.dns_udp)}
     capture = CaptureAdapter(
         pipeline,
-        inference,
         host_for=names.host_for,
         own_addresses=frozenset(own - {"0.0.0.0", "::"}),
     )
-    return server, ExplicitProxy(pipeline, inference), capture
+    return server, ExplicitProxy(pipeline), capture
 
 
 def _address(name: tuple[Any, ...]) -> tuple[str, int]:

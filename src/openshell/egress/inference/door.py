@@ -11,27 +11,28 @@ from openshell.egress.connection import ClientConnection, Services
 from openshell.egress.http1 import TUNNEL_HEAD_LIMIT
 from openshell.egress.inference.call import HOST, PORT, Calls
 from openshell.egress.inference.relaying import HeldAnswers
+from openshell.egress.local_names import LocalName
 from openshell.egress.pipeline import Pipeline
 from openshell.egress.stream import TlsStream
 from openshell.ocsf import HostPort, Refusal
 
-__all__ = ["InferenceDoor"]
+__all__ = ["inference_local"]
 
 _PLACE = HostPort(HOST, PORT)
 
 
-class InferenceDoor:
+def inference_local(pipeline: Pipeline) -> LocalName:
+    """The name for the proxy; at other ports it is the policy's affair."""
+    return LocalName(HOST, PORT, take=_Door(pipeline).serve)
+
+
+class _Door:
     """Serves connections of one sandbox to `inference.local`."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._services: Services = pipeline.services
         self._held = HeldAnswers()
-
-    @staticmethod
-    def leads(host: str, port: int) -> bool:
-        """Whether a destination is this service; other ports of the name are the policy's affair."""
-        return port == PORT and host.rstrip(".") == HOST
 
     async def serve(self, connection: ClientConnection) -> None:
         """Serve a connection that has been opened."""
