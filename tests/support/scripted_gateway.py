@@ -33,6 +33,7 @@ class ScriptedGateway(openshell_pb2_grpc.OpenShellServicer):
         self.providers = {}
         self.profiles = {}
         self.revisions = []
+        self.config = sandbox_pb2.GetSandboxConfigResponse()
         self.lint = openshell_pb2.LintProviderProfilesResponse(valid=True)
         self.applied = ext.ApplyProfilesResponse(valid=True)
         self.refreshed = openshell_pb2.ProviderCredentialRefreshStatus(status="refreshed")
@@ -116,6 +117,18 @@ class ScriptedGateway(openshell_pb2_grpc.OpenShellServicer):
     def CreateSandbox(self, request, context):
         self._take("CreateSandbox", request, context)
         context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room for a sandbox")
+
+    def GetSandbox(self, request, context):
+        self._take("GetSandbox", request, context)
+        return openshell_pb2.SandboxResponse()
+
+    def AttachSandboxProvider(self, request, context):
+        self._take("AttachSandboxProvider", request, context)
+        return openshell_pb2.AttachSandboxProviderResponse(attached=True)
+
+    def GetSandboxConfig(self, request, context):
+        self._take("GetSandboxConfig", request, context)
+        return self.config
 
     def GetProviderRefreshStatus(self, request, context):
         self._take("GetProviderRefreshStatus", request, context)

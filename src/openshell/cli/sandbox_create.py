@@ -118,6 +118,10 @@ def create(argv: tuple[str, ...], output: str, **given: Any) -> int:
         if given["no_keep"]:
             _delete_also_when_ended()
         try:
+            if spec.providers:
+                from openshell.cli.provider_notes import say_idle
+
+                say_idle(opened, ref.id, spec.providers)
             if given["detach"] or structured or not (argv or interactive):
                 _wait_ready(opened, ref.id)
                 if structured:

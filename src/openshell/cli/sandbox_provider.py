@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import click
 
 from openshell.cli.completions import gateway_names
-from openshell.cli.connection import Session, session
+from openshell.cli.connection import session
 from openshell.cli.failures import CliError
 from openshell.cli.groups import Entry, LazyGroup, command
-from openshell.cli.output import note, output_option, print_structured, print_table
+from openshell.cli.output import output_option, print_structured, print_table
 
 __all__ = ["attach", "detach", "list_", "provider"]
 
@@ -57,6 +57,7 @@ def list_(name: str | None, output: str) -> None:
 @click.argument("provider_name", metavar="PROVIDER", shell_complete=gateway_names("providers"))
 def attach(name: str, provider_name: str) -> None:
     """Let sandbox NAME use PROVIDER."""
+    from openshell.cli.provider_notes import say_idle
     from openshell.sdk.providers import ProviderClient
 
     with session(start=True) as opened:
@@ -70,7 +71,7 @@ def attach(name: str, provider_name: str) -> None:
             )
         verb = "Attached" if changed else "Already attached:"
         print(f"{verb} provider {provider_name} to sandbox {name}")
-        _say_withheld(opened, record.metadata.id, provider_name)
+        say_idle(opened, record.metadata.id, [provider_name])
 
 
 @command("detach")
@@ -105,36 +106,3 @@ def _retry_hint(name: str) -> Iterator[None]:
         raise CliError(
             f"sandbox '{name}' was modified at the same time; nothing was changed: run this again"
         ) from error
-
-
-def _say_withheld(opened: Session, sandbox_id: str, provider_name: str) -> None:
-    """Tells when no endpoint takes the credentials: inside, their variables would be missing.
-
-    Only advice: a caller who may not read what it needs gets none.
-    """
-    import grpc
-
-    from openshell.cli.documents import credential_keys
-    from openshell.cli.provider_lookup import Lookup
-    from openshell.sdk.nouns import PolicyClient
-    from openshell.sdk.providers import ProviderClient
-
-    try:
-        record = ProviderClient(opened.client).get(provider_name, workspace=opened.workspace)
-        profile = Lookup(opened.client, record.profile_workspace).profile(record.type)
-        config = PolicyClient(opened.client).effective(sandbox_id)
-    except grpc.RpcError:
-        return
-    bound = {
-        endpoint.credential_binding.provider
-        for rule in config.policy.network_policies.values()
-        for endpoint in rule.endpoints
-    }
-    usable = profile is not None and profile.has_usable_endpoint
-    if usable or provider_name in bound or not credential_keys(record):
-        return
-    note(
-        f"Note: no endpoint takes the credentials of {provider_name}, so "
-        f"{', '.join(credential_keys(record))} will not be set inside.\n"
-        f"  Bind an endpoint of the policy to it:  credential_binding: {{provider: {provider_name}}}"
-    )
