@@ -93,11 +93,15 @@ class ExplicitProxy:
             return bare(400)
         local = self._pipeline.local.find(target.host)
         if local is not None and local.elsewhere is not None:
-            is_served = (target.scheme, target.port) == ("http", local.port)
-            return target if is_served else local.elsewhere
+            if (target.scheme, target.port) == ("http", local.port):
+                return target
+            self._not_proxied(connection, target, f"{target.host} is served on another port or way")
+            return local.elsewhere
         if target.scheme == "https":
+            self._not_proxied(connection, target, "an https URL needs CONNECT")
             return denials.https_needs_connect()
         if target.scheme != "http":
+            self._not_proxied(connection, target, "only http URLs are requested from a proxy")
             return denials.unsupported_scheme()
         if local is None and target.host in _RESERVED:
             return self._reserved(connection, target.host, target.port)
@@ -219,6 +223,21 @@ class ExplicitProxy:
             await say(connection, denial, None)
         else:
             await self._pipeline.copy(connection, current, upstream)
+
+    def _not_proxied(
+        self, connection: ClientConnection, target: AbsoluteTarget, reason: str
+    ) -> None:
+        self._services.log.connection_denied(
+            connection.actor,
+            HostPort(target.host, target.port),
+            engine="http-parser",
+            reason=reason,
+            refusal=Refusal(
+                "unsupported_proxy_request",
+                group="l7_parse_rejection",
+                ancestors=connection.actor.ancestors,
+            ),
+        )
 
     def _reserved(self, connection: ClientConnection, host: str, port: int) -> Denial:
         self._services.log.connection_denied(
