@@ -62,6 +62,7 @@ Make it as narrow as the task allows:
 | `status: approved`, `policy_reloaded: true` | the rule is in force here | send the refused request again |
 | `status: approved`, `policy_reloaded: false` | approved, not in force yet | call `wait` again |
 | `status: rejected` | `rejection_reason` says why | follow it: narrow the rule or go another way; do not widen it, do not send it again unchanged |
+| `status: rejected`, reason begins with `covered by` | the policy has it now | send the refused request again |
 | `timed_out: true` | nobody has decided yet | call `wait` again, or go on with other work |
 
 A proposal for the same host, port and program replaces the one before it. Proposals may also be decided by

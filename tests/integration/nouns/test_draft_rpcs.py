@@ -6,6 +6,7 @@ from openshell._proto import openshell_pb2, sandbox_pb2
 from openshell.gateway.auth.principal import LOCAL_DEV_USER, SandboxPrincipal, SandboxSource
 from openshell.gateway.errors import ApiError, Code
 from openshell.gateway.records import Kind
+from openshell.gateway.store import NewRow, Unconditional
 
 WEB = """
 version: 1
@@ -184,6 +185,9 @@ async def test_what_a_person_has_allowed_meanwhile_is_asked_no_more(box, sandbox
         " access: read-only, enforcement: enforce}]\n    binaries: [{path: /usr/bin/curl}]\n"
     )
     await box.set_policy(sandbox, wider)
+    # At once: an agent that waits is told.
+    (draft,) = await drafts(box)
+    assert draft.rejection_reason == "covered by active policy revision 2"
     act_as(box, sandbox)
     await submit(box, chunk("other", host="other.example.com"))
     found = {draft.rule_name: draft for draft in await drafts(box)}
@@ -263,3 +267,27 @@ async def test_counters_alone_store_nothing(box):
     assert await drafts(box) == []
     rows = await box.store.read(lambda tx: tx.all(Kind.DRAFT_POLICY_CHUNK))
     assert rows == []
+
+
+async def test_a_damaged_draft_is_left_out_and_stands_in_nobodys_way(box, sandbox):
+    await submit(box, chunk(), chunk("other", host="other.example.com"))
+
+    def spoil(tx):
+        row = tx.all(Kind.DRAFT_POLICY_CHUNK)[0]
+        spoilt = NewRow(
+            id=row.id,
+            kind=row.kind,
+            workspace=row.workspace,
+            scope=row.scope,
+            status=row.status,
+            hit_count=row.hit_count,
+            payload=b"\xff",
+        )
+        tx.put(spoilt, Unconditional())
+
+    await box.store.write(spoil)
+    assert len(await drafts(box)) == 1
+    act_as(box, None)
+    await box.set_policy(sandbox, WEB.replace("read-only", "full"))
+    act_as(box, sandbox)
+    assert (await submit(box, chunk())).accepted_chunks == 1

@@ -31,6 +31,7 @@ from openshell.gateway.services.config_request import (
     merge_error,
     read_update,
 )
+from openshell.gateway.services.draft_intake import close_covered
 from openshell.gateway.services.global_policy import (
     refuse_while_global,
     retire_global,
@@ -204,8 +205,12 @@ def _store(
         sandbox = save_sandbox(tx, row, sandbox)
     # A supervisor's policy is no person's decision: its credentials' ways are closed, not refused.
     by_user = isinstance(update, Merge) or update.caller is None
-    refuse_faults(situation_of(tx, sandbox), gate=by_user)
-    return _Outcome(_answer(sandbox, stored), [metadata.id] if stored.created else [])
+    situation = situation_of(tx, sandbox)
+    refuse_faults(situation, gate=by_user)
+    if not stored.created:
+        return _Outcome(_answer(sandbox, stored))
+    close_covered(tx, situation)
+    return _Outcome(_answer(sandbox, stored), [metadata.id])
 
 
 def _answer(sandbox: openshell_pb2.Sandbox, stored: Stored) -> openshell_pb2.UpdateConfigResponse:

@@ -2,7 +2,7 @@
 
 The order is the contract's. A proposal that would not work is refused to an agent, who can do better, and
 kept with its error when a mechanistic analysis made it, or when it asks for what no policy can open: that a
-person should see. Only what is still pending is ever changed. Called by `drafts.py`.
+person should see. Only what is still pending is ever changed. Called by `drafts.py`; `close_covered` by writers of policies.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from openshell.policy.model import NetworkRule
 from openshell.providers.fitness import effective_policy
 from openshell.providers.situation import Situation
 
-__all__ = ["MECHANISTIC", "Intake", "Outcome"]
+__all__ = ["MECHANISTIC", "Intake", "Outcome", "close_covered"]
 
 MECHANISTIC: Final = "mechanistic"
 _MAX_HITS_EACH: Final = 100
@@ -70,21 +70,12 @@ class Intake:
         self._version = 1 + max((d.payload.draft_version for d in self._drafts), default=0)
 
     def take(self, chunks: list[openshell_pb2.PolicyChunk]) -> Outcome:
-        self._drop_covered()
+        _close_covered(self._tx, self._situation, self._drafts)
         outcome = Outcome()
         for chunk in chunks:
             taken = self._take(chunk)
             (outcome.ids if taken.is_stored else outcome.reasons).append(taken.text)
         return outcome
-
-    def _drop_covered(self) -> None:
-        """Reject what is pending and in force already."""
-        policy = effective_policy(self._situation)
-        latest = latest_revision(self._tx, self._situation.sandbox_id)
-        version = (latest.version or 0) if latest is not None else 0
-        for draft in self._pending():
-            if policy is not None and covers(policy, draft.rule):
-                self._reject(draft, f"covered by active policy revision {version}")
 
     def _take(self, chunk: openshell_pb2.PolicyChunk) -> _Taken:
         refusal = refusal_of(chunk)
@@ -190,6 +181,24 @@ class _Taken:
 
     text: str
     is_stored: bool = False
+
+
+def close_covered(tx: Tx, situation: Situation) -> None:
+    """Reject what is pending and in force already; for whoever changes a policy."""
+    _close_covered(tx, situation, read_drafts(tx, situation.sandbox_id))
+
+
+def _close_covered(tx: Tx, situation: Situation, drafts: list[Drafted]) -> None:
+    pending = [draft for draft in drafts if draft.status == PENDING]
+    policy = effective_policy(situation) if pending else None
+    if policy is None:
+        return
+    latest = latest_revision(tx, situation.sandbox_id)
+    version = (latest.version or 0) if latest is not None else 0
+    for draft in pending:
+        if covers(policy, draft.rule):
+            draft.reject(f"covered by active policy revision {version}", tx.now_ms)
+            save_draft(tx, draft)
 
 
 def _note(payload: openshell_pb2.DraftChunkPayload, evaluation: Evaluation) -> None:

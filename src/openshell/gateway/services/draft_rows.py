@@ -7,9 +7,12 @@ which the same refusal is counted for ever; what an agent proposes has none. Row
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from google.protobuf.message import DecodeError
 
 from openshell._proto import openshell_pb2
 from openshell.codec.policy import rule_from_proto
@@ -30,6 +33,8 @@ __all__ = [
     "read_drafts",
     "save_draft",
 ]
+
+_log = logging.getLogger(__name__)
 
 PENDING: Final = "pending"
 APPROVED: Final = "approved"
@@ -68,8 +73,14 @@ class Drafted:
 
 
 def read_drafts(tx: Tx, sandbox_id: str) -> list[Drafted]:
-    """All of a sandbox, oldest first."""
-    return [_drafted(row) for row in tx.all(Kind.DRAFT_POLICY_CHUNK, scope=sandbox_id)]
+    """All of a sandbox that read, oldest first; a damaged one must not stand in a policy's way."""
+    found = []
+    for row in tx.all(Kind.DRAFT_POLICY_CHUNK, scope=sandbox_id):
+        try:
+            found.append(_drafted(row))
+        except DecodeError:
+            _log.error("the stored proposal %s is damaged and left out", row.id)
+    return found
 
 
 def _drafted(row: Row) -> Drafted:
