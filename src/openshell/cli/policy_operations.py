@@ -32,6 +32,7 @@ _OPTIONS: Final = (
     "allow-uninspected-credentials, websocket-credential-rewrite, "
     "request-body-credential-rewrite, allowed-ip=ADDRESS"
 )
+_EXAMPLE_BINARY: Final = "/usr/bin/curl"
 _BAD_HOST: Final = re.compile(r"[\s/]")
 
 
@@ -64,6 +65,11 @@ def operations_of(flags: Flags) -> tuple[MergeOperation, ...]:
     operations: list[MergeOperation] = [
         _added(text, binaries, flags.rule_name) for text in flags.add_endpoints
     ]
+    if operations and not binaries:
+        raise CliError(
+            "--add-endpoint needs --binary: a rule without binaries matches no program\n"
+            f"Add to it:  --binary PATH, for example {_EXAMPLE_BINARY}, or --binary '/**' for any program"
+        )
     for text in flags.remove_endpoints:
         segments = text.split(":")
         if len(segments) != 2:

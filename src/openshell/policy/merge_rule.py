@@ -268,7 +268,8 @@ def _binaries(
             notes.add(
                 "any_binary",
                 where,
-                "the rule has no binaries and keeps none; those named are ignored",
+                "the rule has no binaries and keeps none; those named are ignored: to give it some, "
+                f"remove it first (--remove-rule {existing.key}) and add it again",
             )
         return ()
     if not incoming.binaries:

@@ -17,7 +17,7 @@ from openshell.policy.model import Binary, Endpoint, L7Rule
 
 
 def endpoint_of(text):
-    (operation,) = operations_of(Flags(add_endpoints=[text]))
+    (operation,) = operations_of(Flags(add_endpoints=[text], binaries=["/x"]))
     assert isinstance(operation, AddRule)
     (endpoint,) = operation.rule.endpoints
     return endpoint
@@ -140,6 +140,7 @@ def test_the_order_and_the_groups():
         Flags(
             add_endpoints=["a.b:1", "c.d:2"],
             remove_endpoints=["e.f:3"],
+            binaries=["/x"],
             remove_rules=["gone"],
             add_allows=["a.b:1:get:/x", "c.d:2:*:**", "A.b:1:POST:/y:z"],
             add_denies=["a.b:1:delete:**/all"],
@@ -162,6 +163,7 @@ def test_the_order_and_the_groups():
     [
         pytest.param(Flags(), "nothing to change", id="nothing"),
         pytest.param(Flags(remove_rules=["x"], binaries=["/x"]), "--add-endpoint too", id="binary"),
+        pytest.param(Flags(add_endpoints=["a:1"]), "needs --binary.*--binary '/", id="no binary"),
         pytest.param(Flags(add_endpoints=["a:1"], binaries=[" "]), "must not be empty", id="blank"),
         pytest.param(Flags(remove_rules=["x"], rule_name="x"), "exactly one", id="name alone"),
         pytest.param(
@@ -179,7 +181,7 @@ def test_the_order_and_the_groups():
     ],
 )
 def test_flags_are_refused(flags, says):
-    with pytest.raises(CliError, match=says):
+    with pytest.raises(CliError, match=f"(?s){says}"):
         operations_of(flags)
 
 
@@ -205,7 +207,8 @@ _TEXTS = st.lists(st.one_of(_WORDS, st.text(max_size=5)), max_size=8).map(":".jo
 @given(_TEXTS, st.sampled_from(["add_endpoints", "remove_endpoints", "add_allows", "add_denies"]))
 def test_any_text_is_operations_or_one_sentence(text, flag):
     try:
-        operations = operations_of(Flags(**{flag: [text]}))
+        binaries = ["/x"] if flag == "add_endpoints" else []
+        operations = operations_of(Flags(**{flag: [text]}, binaries=binaries))
     except CliError as refused:
         assert refused.code == 1
         assert "--" in str(refused)
