@@ -180,3 +180,35 @@ def test_one_agent_learns_nothing_of_another(agent: Agent, client: SandboxClient
         assert other.ask(f"/v1/proposals/{draft.id}")[1]["error"] == "chunk_not_found"
         assert other.ask("/v1/denials")[1]["denials"] == []
         assert other.drafts() == []
+
+
+def test_an_agent_that_attacks_the_door_gets_answers_and_nothing_else(agent: Agent) -> None:
+    setting(agent, "true")
+    wait_until(lambda: agent.ask("/v1/policy/current")[0] == 200)
+    before = len(agent.drafts())
+    endpoint = {"host": "a.example.com", "port": 443}
+    rule = {"endpoints": [endpoint], "binaries": [{"path": "/usr/bin/curl"}]}
+    huge = {"operations": [], "intent_summary": "x" * 70_000}
+    assert agent.ask("/v1/proposals", huge)[0] == 413
+    for key in ("allow_uninspected_credentials", "credential_binding", "credential_signing"):
+        asked = {**rule, "endpoints": [{**endpoint, key: True}]}
+        body = {"operations": [{"addRule": {"ruleName": "a", "rule": asked}}]}
+        status, answer = agent.ask("/v1/proposals", body)
+        assert (status, answer["error"]) == (400, "invalid_proposal")
+        assert key in str(answer["detail"])
+    # Nobody decides from inside.
+    for path in ("/v1/proposals/x/approve", "/v1/drafts"):
+        assert agent.ask(path, {})[1]["error"] == "not_found"
+    # A flood is turned away, and one answer carries all that came of it.
+    body = {"operations": [{"addRule": {"ruleName": "a", "rule": rule}}]}
+    answers = [agent.ask("/v1/proposals", body)[0] for _ in range(30)]
+    assert 202 in answers
+    assert set(answers) <= {202, 429}
+    drafts = agent.drafts()
+    assert len(drafts) <= before + 30
+    assert [draft.status for draft in drafts if draft.rule_name == "a"].count("pending") == 1
+    # A refusal says what it refuses, without the query that came with it.
+    agent.send("GET", "http://nowhere.example.com/a?token=s3cret-in-a-query")
+    text = json.dumps(agent.ask("/v1/denials?last=100")[1])
+    assert "nowhere.example.com" in text
+    assert "s3cret-in-a-query" not in text
