@@ -9,7 +9,7 @@ import click
 from openshell.cli.connection import session
 from openshell.cli.failures import CliError
 from openshell.cli.groups import command
-from openshell.cli.output import note, output_option, print_structured
+from openshell.cli.output import note, output_option, print_structured, printable
 from openshell.cli.policy_operations import Flags, operations_of
 from openshell.cli.policy_wait import newest_version, report_submitted, wait_options
 
@@ -127,7 +127,7 @@ def _merged(
 
 def _warn(plan: MergePlan) -> None:
     for warning in plan.warnings:
-        note(f"Warning: {warning.message}")
+        note(printable(f"Warning: {warning.message}"))
 
 
 def _show(plan: MergePlan, output: str) -> None:

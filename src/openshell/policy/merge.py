@@ -32,6 +32,7 @@ from openshell.policy.merge_operations import (
 from openshell.policy.merge_rule import add_rule
 from openshell.policy.merge_scope import covers, mcp_contract
 from openshell.policy.merge_simple import (
+    Changed,
     add_allow_rules,
     add_deny_rules,
     remove_binary,
@@ -127,7 +128,7 @@ def _apply(
                 else (added.policy, added.key, added.warnings)
             )
         case RemoveRule():
-            return remove_rule(policy, operation), operation.rule_name.strip(), ()
+            changed: Changed | MergeRefused = remove_rule(policy, operation, index)
         case RemoveEndpoint():
             return remove_endpoint(policy, operation), operation.rule_name.strip(), ()
         case RemoveBinary():
@@ -136,12 +137,12 @@ def _apply(
                 left if isinstance(left, MergeRefused) else (left, operation.rule_name.strip(), ())
             )
         case AddAllowRules():
-            ruled = add_allow_rules(policy, operation, index)
+            changed = add_allow_rules(policy, operation, index)
         case AddDenyRules():
-            ruled = add_deny_rules(policy, operation, index)
-    if isinstance(ruled, MergeRefused):
-        return ruled
-    return ruled.policy, ruled.key, ruled.warnings
+            changed = add_deny_rules(policy, operation, index)
+    if isinstance(changed, MergeRefused):
+        return changed
+    return changed.policy, changed.key, changed.warnings
 
 
 _Clash = tuple[str, str, int]

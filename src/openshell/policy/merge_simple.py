@@ -26,7 +26,7 @@ from openshell.policy.merge_scope import expand_access, unseen
 from openshell.policy.model import PROVIDER_KEY_PREFIX, Endpoint, NetworkRule, SandboxPolicy
 
 __all__ = [
-    "RulesAdded",
+    "Changed",
     "add_allow_rules",
     "add_deny_rules",
     "remove_binary",
@@ -40,17 +40,21 @@ _MAX_LISTED: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class RulesAdded:
+class Changed:
     policy: SandboxPolicy
     key: str
     warnings: tuple[MergeWarning, ...]
 
 
-def remove_rule(policy: SandboxPolicy, operation: RemoveRule) -> SandboxPolicy:
-    return _with_rules(
-        policy,
-        (r for r in policy.network_policies.values() if r.key != operation.rule_name.strip()),
-    )
+def remove_rule(policy: SandboxPolicy, operation: RemoveRule, index: int) -> Changed:
+    name, rules = operation.rule_name.strip(), policy.network_policies
+    if name in rules:
+        kept = (rule for rule in rules.values() if rule.key != name)
+        return Changed(_with_rules(policy, kept), name, ())
+    own = sorted(key for key in rules if not key.startswith(PROVIDER_KEY_PREFIX))
+    shown = ", ".join(own[:_MAX_LISTED]) + (", ..." if len(own) > _MAX_LISTED else "")
+    message = f"no rule '{name}'; there are: {shown or 'none'}"
+    return Changed(policy, name, (MergeWarning("no_rule", "network_policies", message, index),))
 
 
 def remove_endpoint(policy: SandboxPolicy, operation: RemoveEndpoint) -> SandboxPolicy:
@@ -98,7 +102,7 @@ def remove_binary(policy: SandboxPolicy, operation: RemoveBinary) -> SandboxPoli
 
 def add_allow_rules(
     policy: SandboxPolicy, operation: AddAllowRules, index: int
-) -> RulesAdded | MergeRefused:
+) -> Changed | MergeRefused:
     found = _target(policy, operation.host, operation.port)
     if isinstance(found, MergeRefused):
         return found
@@ -121,7 +125,7 @@ def add_allow_rules(
 
 def add_deny_rules(
     policy: SandboxPolicy, operation: AddDenyRules, index: int
-) -> RulesAdded | MergeRefused:
+) -> Changed | MergeRefused:
     found = _target(policy, operation.host, operation.port)
     if isinstance(found, MergeRefused):
         return found
@@ -204,12 +208,12 @@ def _notes(found: _Found, port: int, index: int) -> list[MergeWarning]:
 
 def _changed(
     policy: SandboxPolicy, found: _Found, endpoint: Endpoint, notes: list[MergeWarning]
-) -> RulesAdded:
+) -> Changed:
     endpoints = list(found.rule.endpoints)
     endpoints[found.position] = endpoint
     rule = replace(found.rule, endpoints=tuple(endpoints))
     others = (r for r in policy.network_policies.values() if r.key != rule.key)
-    return RulesAdded(_with_rules(policy, (*others, rule)), rule.key, tuple(notes))
+    return Changed(_with_rules(policy, (*others, rule)), rule.key, tuple(notes))
 
 
 def _with_rules(policy: SandboxPolicy, rules: Iterable[NetworkRule]) -> SandboxPolicy:
