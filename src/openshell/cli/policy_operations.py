@@ -124,6 +124,10 @@ def _endpoint(text: str) -> Endpoint:
     ):
         if value and value not in choices:
             raise _refused(flag, text, f"the {what} is one of {', '.join(choices)}")
+    # Without one nothing is inspected, so only `full` would mean what it says.
+    if access not in ("", "full") and not protocol:
+        example = f"{host}:{port}:{access}:rest:{enforcement or 'enforce'}"
+        raise _refused(flag, text, f"an access needs a protocol: {example}")
     if enforcement and not protocol:
         raise _refused(flag, text, "an enforcement needs a protocol")
     if protocol == "tcp" and (access or enforcement):

@@ -27,7 +27,6 @@ def endpoint_of(text):
     ("text", "expected"),
     [
         pytest.param("a.b:443", {}, id="host and port"),
-        pytest.param("a.b:443:full", {"access": "full"}, id="access"),
         pytest.param(
             "a.b:443:read-only:rest",
             {"access": "read-only", "protocol": "rest"},
@@ -38,6 +37,7 @@ def endpoint_of(text):
             {"access": "read-write", "protocol": "websocket", "enforcement": "enforce"},
             id="enforcement",
         ),
+        pytest.param("a.b:443:full", {"access": "full"}, id="access"),
         pytest.param("a.b:443::tcp", {"protocol": "tcp"}, id="tcp without access"),
         pytest.param("a.b:443:full:", {"access": "full"}, id="empty protocol"),
         pytest.param("a.b:443::sql:audit", {"protocol": "sql", "enforcement": "audit"}, id="sql"),
@@ -89,6 +89,12 @@ def test_an_endpoint(text, expected):
         pytest.param("a.b:443:write", "the access is one of read-only", id="unknown access"),
         pytest.param("a.b:443:full:mcp", "the protocol is one of", id="unknown protocol"),
         pytest.param("a.b:443:full:rest:block", "the enforcement is one of", id="enforcement"),
+        pytest.param(
+            "a.b:443:read-only",
+            "an access needs a protocol: a.b:443:read-only:rest:enforce",
+            id="access",
+        ),
+        pytest.param("a.b:443:read-write::audit", "a.b:443:read-write:rest:audit", id="both"),
         pytest.param("a.b:443:full::enforce", "needs a protocol", id="enforcement without"),
         pytest.param("a.b:443:full:tcp", "tcp takes neither", id="tcp with access"),
         pytest.param("a.b:443::tcp:audit", "tcp takes neither", id="tcp with enforcement"),
