@@ -40,20 +40,30 @@ def show_answer(
     output: str,
     *,
     dry_run: bool,
+    told: Sequence[Diagnostic] = (),
 ) -> None:
-    """Prints an answer; `lines` say to people what was changed."""
+    """Prints an answer.
+
+    Args:
+        answer: What the gateway said.
+        created: Ids of the profiles that it created.
+        lines: What was changed, for people.
+        output: The format asked for.
+        dry_run: Whether it was only tried.
+        told: Warnings that were found before it was asked.
+    """
     if output != "table":
         document: dict[str, Any] = {
             "applied": answer.applied,
             "valid": answer.valid,
             "dry_run": dry_run,
-            "diagnostics": [diagnostic_document(item) for item in answer.diagnostics],
+            "diagnostics": [diagnostic_document(item) for item in (*told, *answer.diagnostics)],
             "profiles": _profile_documents(answer, created),
             "impacts": [impact_document(item) for item in answer.impacts],
         }
         print_structured(document, output)
         return
-    print_diagnostics(answer.diagnostics)
+    print_diagnostics([*told, *answer.diagnostics])
     for line in (*lines, *impact_lines(answer.impacts)):
         print(line)
     if answer.valid and not answer.impacts:

@@ -74,7 +74,12 @@ def apply(
         hints = [] if answer.valid else _existing(client, batch.files, scope)
     created = {f.profile.id for f in batch.files if not f.profile.resource_version}
     show_answer(
-        answer, created, done_lines(answer, created, dry_run=dry_run), output, dry_run=dry_run
+        answer,
+        created,
+        done_lines(answer, created, dry_run=dry_run),
+        output,
+        dry_run=dry_run,
+        told=batch.diagnostics,
     )
     if not answer.valid:
         message = "provider profile apply failed: nothing was written"

@@ -30,7 +30,7 @@ def import_(file: str | None, directory: str | None, is_global: bool) -> None:
     from openshell.sdk.profiles import ProfileClient
 
     batch = read_batch(file, directory)
-    if batch.diagnostics:
+    if not batch.is_sound:
         print_diagnostics(batch.diagnostics)
         raise CliError("provider profile import failed: nothing was sent")
     with session(start=True) as opened:
@@ -38,7 +38,7 @@ def import_(file: str | None, directory: str | None, is_global: bool) -> None:
         answer = ProfileClient(opened.client).import_(
             [item.import_item() for item in batch.files], workspace=scope.workspace
         )
-    print_diagnostics(answer.diagnostics)
+    print_diagnostics([*batch.diagnostics, *answer.diagnostics])
     if not answer.imported:
         raise CliError("provider profile import failed: nothing was imported")
     print(f"Imported {len(answer.profiles)} provider profile(s).")
@@ -84,9 +84,9 @@ def update(id_: str, file: str, is_global: bool) -> None:
     from openshell.cli.profile_stale import find_stale
     from openshell.sdk.profiles import ProfileClient
 
-    found, wrong = read_file(file)
+    found, told = read_file(file)
     if found is None:
-        print_diagnostics(wrong)
+        print_diagnostics(told)
         raise CliError("provider profile update failed: nothing was sent")
     with session(start=True) as opened:
         scope = ProfileScope.of(opened, is_global=is_global)
@@ -105,7 +105,7 @@ def update(id_: str, file: str, is_global: bool) -> None:
             if stale is None:
                 raise
             raise CliError("\n".join([stale.sentence, *stale.lines()])) from error
-    print_diagnostics(answer.diagnostics)
+    print_diagnostics([*told, *answer.diagnostics])
     if not answer.updated:
         raise CliError(_refused(answer, id_, found, scope))
     print("Updated provider profile.")

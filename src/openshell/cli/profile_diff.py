@@ -17,6 +17,7 @@ from openshell.cli.output import note, output_option, print_structured
 from openshell.cli.profile_answer import done_lines, show_answer, show_unsound
 from openshell.cli.profile_conflict import Change, changes
 from openshell.cli.profile_report import (
+    Diagnostic,
     change_document,
     change_lines,
     diagnostic_document,
@@ -46,9 +47,9 @@ def diff(id_: str, file: str, is_global: bool, output: str) -> None:
     from openshell.providers.profile.dump import profile_to_json
     from openshell.sdk.profiles import ProfileClient
 
-    found, wrong = read_file(file)
+    found, told = read_file(file)
     if found is None:
-        show_unsound(wrong, output)
+        show_unsound(told, output)
         raise CliError("provider profile diff failed: nothing was sent")
     if found.profile.id != id_.strip().lower():
         raise CliError(f"{file} is about profile '{found.profile.id}', not '{id_}'")
@@ -72,21 +73,25 @@ def diff(id_: str, file: str, is_global: bool, output: str) -> None:
             lines = list(change_lines(fields)) or ["No field differs."]
         else:
             lines = done_lines(answer, {found.profile.id}, dry_run=True)
-        show_answer(answer, set(), lines, output, dry_run=True)
+        show_answer(answer, set(), lines, output, dry_run=True, told=told)
     else:
-        _print_diff(answer, fields, version, output)
+        _print_diff(answer, fields, version, output, told)
     if not answer.valid:
         raise CliError("this change would be refused")
 
 
 def _print_diff(
-    answer: ext.ApplyProfilesResponse, fields: Sequence[Change], version: int, output: str
+    answer: ext.ApplyProfilesResponse,
+    fields: Sequence[Change],
+    version: int,
+    output: str,
+    told: Sequence[Diagnostic],
 ) -> None:
     document = {
         "valid": answer.valid,
         "resource_version": version or None,
         "changes": [change_document(item) for item in fields],
-        "diagnostics": [diagnostic_document(item) for item in answer.diagnostics],
+        "diagnostics": [diagnostic_document(item) for item in (*told, *answer.diagnostics)],
         "impacts": [impact_document(item) for item in answer.impacts],
     }
     print_structured(document, output)

@@ -1,6 +1,7 @@
 """Profile documents from files: one, or all of a directory, with what is wrong in them.
 
 Everything wrong is collected as diagnostics, so that a batch is seen whole; nothing is sent from here.
+A document with warnings only is sent.
 Importing this loads pydantic: only the commands that read documents do.
 """
 
@@ -60,7 +61,7 @@ class ProfileFile:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What could be read, and what is wrong with the rest."""
+    """What could be read, what is wrong with the rest, and warnings about either."""
 
     files: tuple[ProfileFile, ...]
     diagnostics: tuple[Diagnostic, ...]
@@ -119,7 +120,7 @@ def _directory(path: str) -> list[str]:
 
 
 def read_file(path: str) -> tuple[ProfileFile | None, list[Diagnostic]]:
-    """One document; None with a diagnostic when it has to be left out."""
+    """One document with warnings about it; None when a diagnostic is an error."""
     if os.path.isdir(path):
         return None, [_wrong(path, "", "file", "is a directory: give it with --from")]
     if not os.path.splitext(path)[1] and not os.path.exists(path):
@@ -139,8 +140,18 @@ def read_file(path: str) -> tuple[ProfileFile | None, list[Diagnostic]]:
         return None, [_wrong(path, "", "file", "is not UTF-8 text")]
     except ProfileDocumentError as error:
         return None, [_wrong(path, "", "file", str(error))]
-    wrong = [_wrong(path, profile.id, item.field, item.message) for item in findings]
-    return (None if wrong else ProfileFile(path, profile)), wrong
+    told = [
+        Diagnostic(
+            source=f"{path}:{item.line}" if item.line else path,
+            profile_id=profile.id,
+            field=item.field,
+            message=item.message,
+            severity=item.severity,
+        )
+        for item in findings
+    ]
+    is_sound = not any(item.is_error for item in findings)
+    return (ProfileFile(path, profile) if is_sound else None), told
 
 
 def _text(path: str) -> str:

@@ -249,6 +249,11 @@ class Cursor:
             for key, value in self.node.entries
         ]
 
+    def key_lines(self) -> dict[str, int]:
+        """The line of each key of a map; nothing for anything else."""
+        entries = self.node.entries if isinstance(self.node, _Map) else ()
+        return {key.text: key.line for key, _ in entries}
+
     def fields(
         self, accepted: tuple[str, ...], required: tuple[str, ...] = ()
     ) -> dict[str, Cursor]:

@@ -372,3 +372,40 @@ def test_list_profiles_groups_and_cuts(scripted, capsys):
     listed = json.loads(capsys.readouterr().out)
     assert [item["id"] for item in listed] == ["x" * 40, "work"]
     assert list(listed[1])[:3] == ["id", "resource_version", "display_name"]
+
+
+ODD = "enforcment"
+TOLD = "warning work.yaml:6 profile=work field=endpoints[0].enforcment unknown key 'enforcment'"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["lint", "-f", "work.yaml"],
+        ["import", "-f", "work.yaml"],
+        ["update", "work", "-f", "work.yaml"],
+        ["apply", "-f", "work.yaml"],
+        ["diff", "work", "-f", "work.yaml"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_an_ignored_key_is_told_and_the_document_sent(scripted, tmp_path, capsys, command):
+    scripted.profiles["work"] = profile(3)
+    text = document(3, "Mine", "a.example")
+    (tmp_path / "work.yaml").write_text(text.replace("access:", "enforcment: enforce, access:"))
+    assert run(["provider", "profile", *command]) == 0
+    err = capsys.readouterr().err
+    assert f"{TOLD} is ignored; did you mean 'enforcement'?" in err
+    assert err.count(ODD) == 2
+    (tmp_path / "work.yaml").write_text(text)
+    assert run(["provider", "profile", *command]) == 0
+    assert ODD not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["apply"], ["diff", "work"]], ids=["apply", "diff"])
+def test_an_ignored_key_for_programs(scripted, tmp_path, capsys, command):
+    scripted.profiles["work"] = profile(3)
+    (tmp_path / "work.yaml").write_text(document(3, "Mine") + "nme: x\n")
+    assert run(["provider", "profile", *command, "-f", "work.yaml", "-o", "json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["diagnostics"]
+    assert (told["severity"], told["source"], told["field"]) == ("warning", "work.yaml:5", "nme")

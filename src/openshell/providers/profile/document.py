@@ -22,6 +22,7 @@ from openshell.providers.profile.dialect import DialectError, model_tree
 from openshell.providers.profile.dump import dump_profile, profile_to_json
 from openshell.providers.profile.findings import ProfileFinding
 from openshell.providers.profile.model import ProviderProfile
+from openshell.providers.profile.unknown_keys import unknown_keys
 
 __all__ = [
     "Format",
@@ -87,20 +88,30 @@ def read_profile(text: str, *, source: str, format: Format) -> ProviderProfile: 
 
 
 def local_findings(text: str, *, source: str, format: Format) -> tuple[ProfileFinding, ...]:  # noqa: A002
-    """What only the document can tell: empty lists of rules, and a tool that is named twice.
+    """What only the document can tell: empty lists of rules, a tool named twice, unknown keys.
 
-    Messages carry neither, so a client checks before it sends. Raises `ProfileDocumentError`.
+    Messages carry none of it, so a client checks before it sends. Raises `ProfileDocumentError`.
     """
     document = _tree(text, source, format)
+    ignored = unknown_keys(document, _places(text, source))
     endpoints = document.get("endpoints") if isinstance(document, Mapping) else None
     if not isinstance(endpoints, tuple):
-        return ()
-    return tuple(
+        return ignored
+    wrong = tuple(
         finding
         for index, endpoint in enumerate(endpoints)
         if isinstance(endpoint, Mapping)
         for finding in _endpoint_findings(endpoint, f"endpoints[{index}]")
     )
+    return (*wrong, *ignored)
+
+
+def _places(text: str, source: str) -> Cursor | None:
+    """The document with the lines of its keys; None for JSON that is no YAML, as with tabs."""
+    try:
+        return read_document(text, source=source, least=_LEAST)
+    except PolicyParseError:
+        return None
 
 
 def _endpoint_findings(endpoint: Mapping[str, JsonValue], where: str) -> Iterator[ProfileFinding]:

@@ -15,6 +15,8 @@ class ProfileFinding:
     field: str
     message: str
     severity: Literal["error", "warning"] = "error"
+    # Of the document; 0 is unknown.
+    line: int = 0
 
     @property
     def is_error(self) -> bool:
