@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ERROR",
-    "WARNING",
     "Diagnostic",
     "change_document",
     "change_lines",
@@ -35,7 +34,6 @@ __all__ = [
 Diagnostic = openshell_pb2.ProviderProfileDiagnostic
 
 ERROR: Final = "error"
-WARNING: Final = "warning"
 
 _SHOWN: Final = 200
 """Characters of a value in a line; `-o json` has it whole."""

@@ -226,6 +226,10 @@ class Cursor:
         return isinstance(self.node, _Map)
 
     @property
+    def is_text(self) -> bool:
+        return _kind(self.node) == "text"
+
+    @property
     def is_list(self) -> bool:
         return isinstance(self.node, _List)
 

@@ -37,6 +37,8 @@ __all__ = ["PolicyParseError", "dump_policy", "parse_policy", "policy_to_json"]
 _Value = TypeVar("_Value")
 
 _U32: Final = 2**32 - 1
+# A path is echoed only this far.
+_ECHO: Final = 80
 _TOP: Final = names_of("policy")
 _ENDPOINT: Final = names_of("endpoint")
 _RULE: Final = names_of("l7_rule")
@@ -124,6 +126,8 @@ def _network_rule(key: str, at: Cursor) -> NetworkRule:
 
 
 def _binary(at: Cursor) -> Binary:
+    if at.is_text:
+        raise at.fail(f"expected a mapping, got text; write `- path: {at.string()[:_ECHO]}`")
     fields = at.fields(names_of("binary"), required=("path",))
     # Accepted for old files; provenance is the gateway's to set, so the value is dropped.
     _boolean(fields, "harness")
