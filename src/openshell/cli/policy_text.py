@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from openshell.cli.failures import CliError
 from openshell.cli.output import note
 from openshell.codec.policy import policy_from_proto, policy_to_proto
 from openshell.policy.defaults import check_startable
+from openshell.policy.document import read_document
 from openshell.policy.findings import Severity
 from openshell.policy.parse import PolicyParseError, dump_policy, parse_policy, policy_to_json
 from openshell.policy.validate import check_authored, errors_of, validate_policy
@@ -43,7 +45,20 @@ def parse_policy_file(path: str) -> SandboxPolicy:
     try:
         return parse_policy(_without_metadata(text), source=path)
     except PolicyParseError as error:
-        raise CliError(str(error)) from error
+        hint = ""
+        if _is_profile(text, path):
+            lint = f"openshell provider profile lint -f {shlex.quote(path)}"
+            hint = f"\nThis looks like a provider profile:  {lint}"
+        raise CliError(f"{error}{hint}") from error
+
+
+def _is_profile(text: str, path: str) -> bool:
+    """Whether a document that is no policy has the keys that every profile has."""
+    try:
+        keys = read_document(text, source=path).key_lines()
+    except PolicyParseError:
+        return False
+    return "id" in keys and ("display_name" in keys or "credentials" in keys)
 
 
 def _without_metadata(text: str) -> str:
