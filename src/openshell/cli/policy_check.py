@@ -65,6 +65,11 @@ def check(
         raise click.UsageError("--binary and --ancestor belong to a --request")
     if ancestors and not binary:
         raise click.UsageError("--ancestor needs --binary")
+    for option, path in (("--binary", binary or "/"), *(("--ancestor", it) for it in ancestors)):
+        if not path.startswith("/"):
+            raise click.UsageError(
+                f"{option} '{path}': give an absolute path, for example /usr/bin/curl"
+            )
     from openshell.cli.policy_text import parse_policy_file
     from openshell.policy.defaults import check_startable
     from openshell.policy.explain import explain

@@ -115,6 +115,39 @@ def test_a_file_that_is_no_policy(run, capsys):
     assert "p.yaml:2:1" in capsys.readouterr().err
 
 
+PROFILE = "id: a\n{}\nendpoints: []\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param(PROFILE.format("display_name: A"), True, id="a profile"),
+        pytest.param(PROFILE.format("credentials: []"), True, id="without a name"),
+        pytest.param("id: a\n", False, id="an id alone"),
+        pytest.param("id: [\n", False, id="no YAML"),
+    ],
+)
+def test_a_profile_is_no_policy(run, capsys, text, says):
+    assert run(text)[0] == 1
+    assert ("openshell provider profile lint -f " in capsys.readouterr().err) is says
+
+
+def test_a_binary_is_a_mapping(run, capsys):
+    assert run(GOOD.replace("[{path: /usr/bin/curl}]", "[/usr/bin/curl]"))[0] == 1
+    err = " ".join(capsys.readouterr().err.split())
+    assert "expected a mapping, got text; write `- path: /usr/bin/curl`" in err
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [["--binary", "curl"], ["--binary", "/bin/sh", "--ancestor", "bin/sh"]],
+    ids=["binary", "ancestor"],
+)
+def test_a_program_is_asked_for_by_its_path(run, capsys, paths):
+    assert run(GOOD, "--request", "https://api.x.com/", *paths)[0] == 2
+    assert f"{paths[-2]} '{paths[-1]}': give an absolute path" in capsys.readouterr().err
+
+
 def test_a_request_is_explained_and_decides_the_exit_code(run):
     code, out, _ = run(GOOD, "--request", "GET https://api.x.com/a", "--binary", "/usr/bin/curl")
     assert code == 0
