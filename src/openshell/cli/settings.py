@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from openshell.cli.confirm import confirm_global, yes_option
-from openshell.cli.connection import session
+from openshell.cli.connection import find_target, options, registry, session
 from openshell.cli.failures import CliError
 from openshell.cli.groups import Entry, LazyGroup, command
 from openshell.cli.output import note, output_option, print_structured, print_table, printable
@@ -20,6 +21,8 @@ from openshell.policy.settings import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from openshell._proto import sandbox_pb2
 
 __all__ = ["delete", "get", "list_", "set_", "settings"]
@@ -49,15 +52,37 @@ def _refuse_name(name: str | None, *, is_global: bool) -> None:
         raise CliError("--global concerns all sandboxes: leave out the name")
 
 
+def _require_scope(name: str | None, *, is_global: bool) -> None:
+    """Refuses what says for whom neither itself nor by an earlier command, before a gateway is started."""
+    known = registry()
+    target = find_target(known)
+    workspace = options().workspace or "default"
+    if name or is_global or (target and known.last_sandbox(target.name, workspace)):
+        return
+    raise CliError("give the name of a sandbox, or --global for all sandboxes")
+
+
+def _whole_form(words: Sequence[str], key: str | None, text: str | None, *, is_global: bool) -> str:
+    """The command as it is written, with what can be told of what was meant."""
+    meant = list(words)
+    scope = "--global" if is_global else meant.pop(0) if len(meant) != 2 and meant else "[NAME]"
+    key = key or (meant.pop(0) if meant else "KEY")
+    text = text or (meant.pop(0) if meant else "VALUE")
+    parts = (part if part == "[NAME]" else shlex.quote(part) for part in (scope, key, text))
+    return "openshell settings set {} --key {} --value {}".format(*parts)
+
+
 @command("get")
 @click.argument("name", required=False)
 @_global_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def get(name: str | None, is_global: bool, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The same as -o json.")
+@output_option()
+def get(name: str | None, is_global: bool, as_json: bool, output: str) -> None:
     """Show the settings in force for a sandbox, and where each comes from."""
     _refuse_name(name, is_global=is_global)
+    form = "json" if as_json else output
     if is_global:
-        _get_global(as_json=as_json)
+        _get_global(form)
         return
     from openshell.cli.policy_text import source_name
     from openshell.sdk.nouns import PolicyClient
@@ -67,7 +92,7 @@ def get(name: str | None, is_global: bool, as_json: bool) -> None:
         record = opened.client.describe(chosen, workspace=opened.workspace)
         config = PolicyClient(opened.client).effective(record.metadata.id)
     rows = _effective(config)
-    if as_json:
+    if form != "table":
         document = {
             "sandbox": chosen,
             "workspace": opened.workspace,
@@ -76,7 +101,7 @@ def get(name: str | None, is_global: bool, as_json: bool) -> None:
             "policy_hash": config.policy_hash,
             "settings": {key: {"value": value, "scope": scope} for key, value, scope in rows},
         }
-        print_structured(document, "json")
+        print_structured(document, form)
         return
     print(f"Sandbox: {chosen}")
     print(f"Config Rev: {config.config_revision}")
@@ -96,20 +121,20 @@ def _effective(config: sandbox_pb2.GetSandboxConfigResponse) -> list[tuple[str, 
     ]
 
 
-def _get_global(*, as_json: bool) -> None:
+def _get_global(form: str) -> None:
     from openshell.codec.settings import value_text
     from openshell.sdk.nouns import SettingsClient
 
     with session(start=False) as opened:
         found = SettingsClient(opened.client).read_global()
     rows = {key: value_text(value) for key, value in sorted(found.settings.items())}
-    if as_json:
+    if form != "table":
         document: dict[str, Any] = {
             "scope": "global",
             "settings_revision": found.settings_revision,
             "settings": rows,
         }
-        print_structured(document, "json")
+        print_structured(document, form)
         return
     print("Scope: global")
     print(f"Settings Rev: {found.settings_revision}")
@@ -125,23 +150,35 @@ def _known(key: str) -> Setting:
     return setting
 
 
-@command("set")
+@command("set", context_settings={"allow_extra_args": True})
 @click.argument("name", required=False)
-@_key_option
-@click.option("--value", "text", required=True, metavar="VALUE")
+@click.option("--key", metavar="KEY", help="See 'settings list'.  [required]")
+@click.option("--value", "text", metavar="VALUE", help="[required]")
 @_global_option
 @yes_option
-def set_(name: str | None, key: str, text: str, is_global: bool, yes: bool) -> None:
+@click.pass_context
+def set_(
+    context: click.Context,
+    name: str | None,
+    key: str | None,
+    text: str | None,
+    is_global: bool,
+    yes: bool,
+) -> None:
     """Set one value for a sandbox, or for all.
 
     Flags take true, yes, on, 1 or false, no, off, 0.
     """
+    if context.args or key is None or text is None:
+        words = [*([name] if name else []), *context.args]
+        raise click.UsageError(f"write:  {_whole_form(words, key, text, is_global=is_global)}")
     _refuse_name(name, is_global=is_global)
     setting = _known(key)
     try:
         value = parse_value(setting, text)
     except SettingRejected as error:
         raise CliError(str(error)) from error
+    _require_scope(name, is_global=is_global)
     from openshell.codec.settings import value_text, value_to_proto
     from openshell.sdk.nouns import SettingsClient
 
@@ -173,6 +210,7 @@ def set_(name: str | None, key: str, text: str, is_global: bool, yes: bool) -> N
 def delete(name: str | None, key: str, is_global: bool, yes: bool) -> None:
     """Remove one value of a sandbox, or the one for all."""
     _refuse_name(name, is_global=is_global)
+    _require_scope(name, is_global=is_global)
     from openshell.sdk.nouns import SettingsClient
 
     if is_global:

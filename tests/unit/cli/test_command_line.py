@@ -103,6 +103,13 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
         (["settings", "list"], 0, "manual or auto"),
         (["settings", "list", "-o", "json"], 0, '"default": false'),
         (["settings", "get", "box", "--global"], 1, "leave out the name"),
+        (["settings", "set", "--key", "ocsf_json_enabled", "--value", "on"], 1, "or --global"),
+        (["settings", "delete", "--key", "ocsf_json_enabled"], 1, "or --global"),
+        (["settings", "set", "--global", "k", "on"], 2, "set --global --key k --value on"),
+        (["settings", "set", "box", "k", "on"], 2, "set box --key k --value on"),
+        (["settings", "set", "k", "on"], 2, "set [NAME] --key k --value on"),
+        (["settings", "set", "box", "--key", "k"], 2, "set box --key k --value VALUE"),
+        (["settings", "set"], 2, "set [NAME] --key KEY --value VALUE"),
         (["settings", "set", "--key", "nope", "--value", "1"], 1, "Allowed keys: agent_policy"),
         (
             ["settings", "set", "--key", "ocsf_json_enabled", "--value", "maybe"],

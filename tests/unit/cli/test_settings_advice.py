@@ -27,3 +27,13 @@ def test_layers_of_one_sandbox_cannot_be_turned_on(scripted, monkeypatch, capsys
 def test_a_path_that_is_no_file_says_so(tmp_path):
     assert "--from" in read_file(str(tmp_path))[1][0].message
     assert "No such file" in read_file(str(tmp_path / "none"))[1][0].message
+
+
+def test_settings_for_programs(scripted, capsys):
+    assert run(["settings", "get", "--global", "--json"]) == 0
+    shown = capsys.readouterr().out
+    assert '"providers_v2_enabled": "false"' in shown
+    assert run(["settings", "get", "--global", "-o", "json"]) == 0
+    assert capsys.readouterr().out == shown
+    assert run(["settings", "get", "--global", "-o", "yaml"]) == 0
+    assert "scope: global" in capsys.readouterr().out
