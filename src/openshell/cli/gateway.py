@@ -28,6 +28,11 @@ gateway = LazyGroup(
         "select": Entry("openshell.cli.gateway:select", "Choose the active gateway.", _REGISTRY),
         "remove": Entry("openshell.cli.gateway:remove", "Forget a gateway.", _REGISTRY),
     },
+    elsewhere={
+        "status": "openshell status",
+        "show": "openshell gateway info",
+        "logs": "openshell logs",
+    },
 )
 
 

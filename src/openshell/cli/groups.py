@@ -113,6 +113,7 @@ class LazyGroup(click.Group):
     Args:
         entries: Subcommands by name, in the order of the help.
         aliases: Hidden short names.
+        elsewhere: Words that people try here, with the command that does what they expect.
         with_globals: Whether the help of this group explains the global options.
     """
 
@@ -122,6 +123,7 @@ class LazyGroup(click.Group):
         *,
         entries: Mapping[str, Entry],
         aliases: Mapping[str, str] | None = None,
+        elsewhere: Mapping[str, str] | None = None,
         with_globals: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -131,6 +133,7 @@ class LazyGroup(click.Group):
         self.params.extend(_global_options())
         self._entries = entries
         self._aliases = aliases or {}
+        self._elsewhere = elsewhere or {}
         self._with_globals = with_globals
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
@@ -149,7 +152,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            near = difflib.get_close_matches(args[0], self._entries, n=3)
+            meant = self._elsewhere.get(args[0])
+            near = [meant] if meant else difflib.get_close_matches(args[0], self._entries, n=3)
             hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
             raise click.UsageError(f"No such command '{args[0]}'.{hint}", ctx)
         return super().resolve_command(ctx, args)

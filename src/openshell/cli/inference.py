@@ -37,6 +37,10 @@ inference = LazyGroup(
         "get": Entry("openshell.cli.inference:get", "Show the routes."),
         "delete": Entry("openshell.cli.inference:delete", "Remove a route."),
     },
+    elsewhere={
+        "show": "openshell inference get",
+        "list": "openshell inference get",
+    },
 )
 
 _system_option = click.option(

@@ -46,6 +46,16 @@ _ENTRIES = {
         "openshell.cli.completions:completions", "Print shell completion code.", _GATEWAY
     ),
 }
+_ELSEWHERE = {
+    "create": "openshell sandbox create",
+    "run": "openshell sandbox create",
+    "exec": "openshell sandbox exec",
+    "connect": "openshell sandbox connect",
+    "list": "openshell sandbox list",
+    "profile": "openshell provider profile",
+    "start": "openshell gateway start",
+    "stop": "openshell gateway stop",
+}
 _ALIASES = {"sb": "sandbox", "lg": "logs", "pol": "policy", "gw": "gateway"}
 
 
@@ -61,6 +71,7 @@ cli = LazyGroup(
     "openshell",
     entries=_ENTRIES,
     aliases=_ALIASES,
+    elsewhere=_ELSEWHERE,
     with_globals=True,
     help=(
         "Run AI agents in sandboxes whose files, network and credentials follow a policy.\n\n"

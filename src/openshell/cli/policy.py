@@ -28,4 +28,12 @@ policy = LazyGroup(
             "openshell.cli.policy_replay:replay", "Try a policy on recorded traffic.", _TRY
         ),
     },
+    elsewhere={
+        "show": "openshell policy get",
+        "history": "openshell policy list",
+        "apply": "openshell policy set",
+        "lint": "openshell policy check",
+        "validate": "openshell policy check",
+        "add": "openshell policy update",
+    },
 )

@@ -34,4 +34,10 @@ profile = LazyGroup(
             "openshell.cli.profile_apply:rollback", "Go back to an older revision.", _SAFE
         ),
     },
+    elsewhere={
+        "list": "openshell provider list-profiles",
+        "get": "openshell provider profile export",
+        "show": "openshell provider profile export",
+        "create": "openshell provider profile import",
+    },
 )

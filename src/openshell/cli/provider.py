@@ -29,6 +29,15 @@ provider = LazyGroup(
             "openshell.cli.profile:profile", "Read, change and try profiles of types.", _TYPES
         ),
     },
+    elsewhere={
+        "show": "openshell provider get",
+        "status": "openshell provider refresh status",
+        "rotate": "openshell provider refresh rotate",
+        "attach": "openshell sandbox provider attach",
+        "detach": "openshell sandbox provider detach",
+        "import": "openshell provider profile import",
+        "profiles": "openshell provider list-profiles",
+    },
 )
 
 refresh = LazyGroup(

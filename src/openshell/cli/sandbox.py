@@ -48,6 +48,18 @@ sandbox = LazyGroup(
             "openshell.cli.sandbox_provider:provider", "Attach and detach providers.", _USE
         ),
     },
+    elsewhere={
+        "status": "openshell sandbox get",
+        "show": "openshell sandbox get",
+        "describe": "openshell sandbox get",
+        "run": "openshell sandbox create",
+        "attach": "openshell sandbox connect",
+        "shell": "openshell sandbox exec",
+        "logs": "openshell logs",
+        "policy": "openshell policy get",
+        "ls": "openshell sandbox list",
+        "rm": "openshell sandbox delete",
+    },
 )
 
 

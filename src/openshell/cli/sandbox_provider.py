@@ -23,6 +23,10 @@ provider = LazyGroup(
         "attach": Entry("openshell.cli.sandbox_provider:attach", "Let a sandbox use a provider."),
         "detach": Entry("openshell.cli.sandbox_provider:detach", "Take a provider away."),
     },
+    elsewhere={
+        "add": "openshell sandbox provider attach",
+        "remove": "openshell sandbox provider detach",
+    },
 )
 
 

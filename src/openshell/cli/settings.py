@@ -39,6 +39,10 @@ settings = LazyGroup(
         "delete": Entry("openshell.cli.settings:delete", "Remove one value."),
         "list": Entry("openshell.cli.settings:list_", "List the keys and what they take."),
     },
+    elsewhere={
+        "show": "openshell settings get",
+        "unset": "openshell settings delete",
+    },
 )
 
 _global_option = click.option(
