@@ -108,7 +108,7 @@ def test_bytes_are_counted_and_not_characters():
 
 
 def test_a_profile_is_limited_as_a_whole_and_then_looked_at_no_further():
-    fits = profile(binaries=numbered(60, lambda n: Binary(n.ljust(4000, "x"))))
+    fits = profile(binaries=numbered(60, lambda n: Binary(f"/{n}".ljust(4000, "x"))))
     assert lint_profile(fits) == ()
     found = lint_profile(replace(fits, binaries=fits.binaries * 2 + (Binary(""),)))
     assert [f.field for f in found] == ["profile"]

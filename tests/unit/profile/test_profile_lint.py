@@ -237,6 +237,7 @@ CASES = {
     ),
     "no endpoints": ("endpoints: []", []),
     "blank binary": ("binaries: [/a, ' ']", [("binaries[1]", "blank")]),
+    "relative binary": ("binaries: ['**/b', bin/a]", [("binaries[1]", "is not absolute")]),
 }
 
 

@@ -83,6 +83,9 @@ def _check_rest(profile: ProviderProfile) -> Iterator[ProfileFinding]:
     for index, binary in enumerate(profile.binaries):
         if not binary.path.strip():
             yield ProfileFinding(f"binaries[{index}]", "a binary must not be blank")
+        elif not binary.path.startswith(("/", "*")):
+            message = "the path is not absolute and matches no program"
+            yield ProfileFinding(f"binaries[{index}]", message, "warning")
 
 
 def _check_names(profile: ProviderProfile) -> Iterator[ProfileFinding]:
