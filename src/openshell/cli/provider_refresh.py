@@ -26,6 +26,15 @@ _STRATEGIES = (
     "google-service-account-jwt",
     "aws-sts-assume-role",
 )
+
+
+class _StrategyChoice(click.Choice[str]):
+    """Documents write strategies in any case, with `_` or `-`: so may people."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(str(value).lower().replace("_", "-"), param, ctx)
+
+
 _ERROR_SHOWN = 72
 """Characters of the last error in a table; `-o json` has it whole."""
 
@@ -100,7 +109,7 @@ def status(name: str, key: str, output: str) -> None:
 @command("configure")
 @click.argument("name", shell_complete=gateway_names("providers"))
 @_key_option
-@click.option("--strategy", required=True, type=click.Choice(_STRATEGIES))
+@click.option("--strategy", required=True, type=_StrategyChoice(_STRATEGIES))
 @click.option("--material", multiple=True, metavar="K=V", help="An input that is no secret.")
 @click.option(
     "--secret-material-env",
@@ -147,6 +156,7 @@ def configure(
     ends = epoch_ms(expires, option, datetime.now(UTC)) if expires is not None else None
     from openshell._proto import openshell_pb2
     from openshell.cli.provider_create import warn_exposed
+    from openshell.cli.refresh_notes import say_unknown
     from openshell.providers.profile.model import Strategy
     from openshell.providers.refresh import secret_names
     from openshell.sdk.providers import RefreshClient
@@ -165,6 +175,7 @@ def configure(
             secret_keys=secret,
             expires_at_ms=ends,
         )
+        say_unknown(opened, name, key, Strategy(number), values)
     print(f"Configured refresh of {key} for provider {name}")
     when = timestamp(found.next_refresh_at_ms)
     print(f"Next refresh: {'as soon as possible' if when == '-' else when}")

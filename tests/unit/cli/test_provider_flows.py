@@ -221,6 +221,43 @@ def test_refresh(scripted, monkeypatch, capsys):
     assert SECRET not in out + err
 
 
+@pytest.mark.parametrize("strategy", ["oauth2_refresh_token", "OAuth2-Refresh-Token"])
+def test_a_strategy_as_documents_write_it(scripted, strategy):
+    configure = ["provider", "refresh", "configure", "a", "--credential-key", "K"]
+    assert run([*configure, "--strategy", strategy]) == 0
+    (sent,) = scripted.asked("ConfigureProviderRefresh")
+    assert sent.strategy == REFRESH_TOKEN
+
+
+@pytest.mark.parametrize(
+    ("key", "names", "says"),
+    [
+        pytest.param("TOKEN", ["client_id", "scope"], "", id="known"),
+        pytest.param("token", ["client_id"], "", id="by name"),
+        pytest.param(
+            "TOKN", ["x"], "profile 'cloud' has no credential 'TOKN'; it has: TOKEN", id="key"
+        ),
+        pytest.param(
+            "TOKEN",
+            ["client_id", "clientid"],
+            "nothing reads the material clientid; the profile names: client_id, client_secret, "
+            "refresh_token",
+            id="material",
+        ),
+    ],
+)
+def test_names_that_a_profile_does_not_know(scripted, capsys, key, names, says):
+    scripted.profiles["cloud"] = refreshing("cloud")
+    scripted.providers["a"] = provider("a", "cloud")
+    configure = ["provider", "refresh", "configure", "a", "--credential-key", key]
+    configure += ["--strategy", "oauth2-refresh-token"]
+    given = [part for name in names for part in ("--material", f"{name}=1")]
+    assert run([*configure, *given]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "--material" not in line]
+    assert [line.removeprefix("Warning: ") for line in told] == ([says] if says else [])
+    assert len(scripted.asked("ConfigureProviderRefresh")) == 1
+
+
 # Providers of a new sandbox
 
 
