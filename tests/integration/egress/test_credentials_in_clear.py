@@ -1,6 +1,7 @@
 """A credential value never goes out in clear text where TLS was expected, whichever door is used."""
 
 import asyncio
+import dataclasses
 
 import pytest
 
@@ -52,11 +53,14 @@ NAMES = ["tunnel", "absolute", "captured"]
 def proxy_for(endpoint, up, port):
     proxy = Proxy(rest_policy(endpoint), environment={"TOKEN": SECRET}, bindings=bound(A, port))
 
-    def lead_to_upstream():
-        dial = proxy.proxy._upstreams.dial
-        proxy.proxy._upstreams.dial = lambda addresses, _: dial(addresses, up.port)
+    return proxy, lambda: lead(proxy, up)
 
-    return proxy, lead_to_upstream
+
+def lead(proxy, up):
+    """Has every dialled address answer at the upstream's port: 443 cannot be listened on."""
+    upstreams = proxy.proxy._upstreams
+    dial = upstreams.dial
+    upstreams.dial = lambda plan, **how: dial(dataclasses.replace(plan, port=up.port), **how)
 
 
 def request(target, port, field=""):
@@ -123,8 +127,7 @@ async def test_another_endpoint_stays_a_mismatch_in_clear_text_too():
             bindings=bound("b.example", 443),
         )
         async with proxy:
-            dial = proxy.proxy._upstreams.dial
-            proxy.proxy._upstreams.dial = lambda addresses, _: dial(addresses, up.port)
+            lead(proxy, up)
             client = await proxy.tunnel(A, 443)
             answer = await client.say(request("/x", 443, FIELD))
     assert problem(answer)[1]["error"] == "credential_endpoint_mismatch"

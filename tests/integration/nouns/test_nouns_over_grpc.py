@@ -143,8 +143,8 @@ async def test_logs_stream_in_and_are_read_back(gateway, doors):
 @pytest.mark.parametrize(
     "method",
     [
-        "GetDraftPolicy",
         "ApproveDraftChunk",
+        "UndoDraftChunk",
         "ExposeService",
         "ListServices",
         "CreateWorkspace",
