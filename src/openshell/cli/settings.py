@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from openshell.cli.confirm import confirm_global, yes_option
-from openshell.cli.connection import find_target, options, registry, session
+from openshell.cli.connection import session
 from openshell.cli.failures import CliError
 from openshell.cli.groups import Entry, LazyGroup, command
 from openshell.cli.output import note, output_option, print_structured, print_table, printable
+from openshell.cli.settings_form import require_scope, whole_form
 from openshell.policy.settings import (
     SETTINGS,
     Setting,
@@ -21,8 +21,6 @@ from openshell.policy.settings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from openshell._proto import sandbox_pb2
 
 __all__ = ["delete", "get", "list_", "set_", "settings"]
@@ -54,26 +52,6 @@ _key_option = click.option("--key", required=True, metavar="KEY", help="See 'set
 def _refuse_name(name: str | None, *, is_global: bool) -> None:
     if is_global and name:
         raise CliError("--global concerns all sandboxes: leave out the name")
-
-
-def _require_scope(name: str | None, *, is_global: bool) -> None:
-    """Refuses what says for whom neither itself nor by an earlier command, before a gateway is started."""
-    known = registry()
-    target = find_target(known)
-    workspace = options().workspace or "default"
-    if name or is_global or (target and known.last_sandbox(target.name, workspace)):
-        return
-    raise CliError("give the name of a sandbox, or --global for all sandboxes")
-
-
-def _whole_form(words: Sequence[str], key: str | None, text: str | None, *, is_global: bool) -> str:
-    """The command as it is written, with what can be told of what was meant."""
-    meant = list(words)
-    scope = "--global" if is_global else meant.pop(0) if len(meant) != 2 and meant else "[NAME]"
-    key = key or (meant.pop(0) if meant else "KEY")
-    text = text or (meant.pop(0) if meant else "VALUE")
-    parts = (part if part == "[NAME]" else shlex.quote(part) for part in (scope, key, text))
-    return "openshell settings set {} --key {} --value {}".format(*parts)
 
 
 @command("get")
@@ -175,14 +153,14 @@ def set_(
     """
     if context.args or key is None or text is None:
         words = [*([name] if name else []), *context.args]
-        raise click.UsageError(f"write:  {_whole_form(words, key, text, is_global=is_global)}")
+        raise click.UsageError(f"write:  {whole_form(words, key, text, is_global=is_global)}")
     _refuse_name(name, is_global=is_global)
     setting = _known(key)
     try:
         value = parse_value(setting, text)
     except SettingRejected as error:
         raise CliError(str(error)) from error
-    _require_scope(name, is_global=is_global)
+    require_scope(name, is_global=is_global)
     from openshell.codec.settings import value_text, value_to_proto
     from openshell.sdk.nouns import SettingsClient
 
@@ -214,7 +192,7 @@ def set_(
 def delete(name: str | None, key: str, is_global: bool, yes: bool) -> None:
     """Remove one value of a sandbox, or the one for all."""
     _refuse_name(name, is_global=is_global)
-    _require_scope(name, is_global=is_global)
+    require_scope(name, is_global=is_global)
     from openshell.sdk.nouns import SettingsClient
 
     if is_global:
