@@ -25,9 +25,9 @@ __all__ = ["reference"]
 _INTRO: Final = f"""\
 A document is YAML or JSON, one profile a file, of at most {MAX_DOCUMENT_BYTES} bytes. A key that is unknown is
 ignored, and the commands that read the file warn of it; a value of another type is refused. YAML has neither
-anchors nor tags here, and a key appears once. The text of a profile comes to at most {MAX_PROFILE_BYTES} bytes, a single value to {DEFAULT_TEXT_BYTES} and a list
-or map to {DEFAULT_COUNT} entries unless the table says otherwise. Only `description` and `annotations` may have
-several lines.
+anchors nor tags here, and a key appears once. The text of a profile comes to at most {MAX_PROFILE_BYTES} bytes, a
+single value to {DEFAULT_TEXT_BYTES} and a list or map to {DEFAULT_COUNT} entries unless the table says otherwise.
+Only `description` and `annotations` may have several lines.
 """
 
 
