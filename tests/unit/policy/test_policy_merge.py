@@ -367,3 +367,12 @@ def test_what_was_added_without_a_warning_is_covered(base, operation):
     assume(isinstance(plan, mg.MergePlan))
     assume({w.code for w in plan.warnings} <= {"folded", "kept_apart", "no_binaries"})
     assert mg.covers(plan.policy, operation.rule)
+
+
+def test_warnings_say_what_to_do():
+    before = {"r": "a:443", "q": "b:443 | curl"}
+    operations = [{"add": "r", "rule": "a:443 | curl"}, {"remove_rule": "s"}]
+    _, plan = run({"before": before, "ops": operations})
+    ignored, missing = plan.warnings
+    assert "--remove-rule r" in ignored.message
+    assert missing.message == "no rule 's'; there are: q, r"
