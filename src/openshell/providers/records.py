@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from openshell.providers.env_names import is_env_key, is_reserved_env_key
+from openshell.providers.texts import byte_size, shown
 from openshell.providers.types import canonical_type
 
 __all__ = [
@@ -127,13 +128,13 @@ def check_new(new: NewProvider, workspace: str, *, may_be_empty: bool = False) -
     _check_credentials(new.credentials)
     for key, value in new.credentials.items():
         if not value:
-            raise RecordRefused(f"provider.credentials['{_shown(key)}'] must not be empty")
+            raise RecordRefused(f"provider.credentials['{shown(key)}'] must not be empty")
     _check_map("provider.config", new.config, MAX_CONFIG)
     _check_expiries(new.expires_at_ms)
     for key, expires in new.expires_at_ms.items():
         if expires < 0:
             raise RecordRefused(
-                f"provider.credential_expires_at_ms['{_shown(key)}'] must not be negative"
+                f"provider.credential_expires_at_ms['{shown(key)}'] must not be negative"
             )
 
 
@@ -180,12 +181,12 @@ def _check_credentials(credentials: Mapping[str, str]) -> None:
     for key in credentials:
         if not is_env_key(key):
             raise RecordRefused(
-                f"provider.credentials key '{_shown(key)}' is no environment variable name "
+                f"provider.credentials key '{shown(key)}' is no environment variable name "
                 "(letters, digits and _, not starting with a digit)"
             )
         if is_reserved_env_key(key):
             raise RecordRefused(
-                f"provider.credentials key '{_shown(key)}' looks like a placeholder; choose another"
+                f"provider.credentials key '{shown(key)}' looks like a placeholder; choose another"
             )
 
 
@@ -196,7 +197,7 @@ def _check_map(name: str, values: Mapping[str, str], limit: int) -> None:
         if not key:
             raise RecordRefused(f"{name} has an empty key")
         _check_bytes(f"{name} key", key, MAX_KEY_BYTES)
-        _check_bytes(f"{name}['{_shown(key)}']", value, MAX_VALUE_BYTES)
+        _check_bytes(f"{name}['{shown(key)}']", value, MAX_VALUE_BYTES)
 
 
 def _check_expiries(expiries: Mapping[str, int]) -> None:
@@ -210,12 +211,6 @@ def _check_expiries(expiries: Mapping[str, int]) -> None:
 
 
 def _check_bytes(name: str, value: str, limit: int) -> None:
-    size = len(value.encode("utf-8", "surrogatepass"))
+    size = byte_size(value)
     if size > limit:
         raise RecordRefused(f"{name} exceeds maximum length ({size} > {limit} bytes)")
-
-
-def _shown(key: str) -> str:
-    """A key as it may stand in a message: short, printable."""
-    text = "".join(char if char.isprintable() else "?" for char in key)
-    return text if len(text) <= 80 else f"{text[:80]}…"

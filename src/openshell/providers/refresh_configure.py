@@ -23,6 +23,7 @@ from openshell.providers.refresh import (
     find_credential,
     pin_outputs,
 )
+from openshell.providers.texts import byte_size, shown
 
 __all__ = [
     "MAX_MATERIAL",
@@ -101,7 +102,7 @@ def check_material(request: ConfigureRequest) -> None:
         if not name.strip():
             raise _argument("material has an entry without a name")
         _check_size("a name in material", name, MAX_KEY_BYTES)
-        _check_size(f"material '{_shown(name)}'", value, MAX_VALUE_BYTES)
+        _check_size(f"material '{shown(name)}'", value, MAX_VALUE_BYTES)
     listed = request.secret_names
     if len(listed) > MAX_MATERIAL:
         raise _argument(f"secret_material_keys has too many entries ({len(listed)})")
@@ -147,12 +148,10 @@ def plan_configure(request: ConfigureRequest, profile: ProviderProfile | None) -
     if described.strategy is strategy:
         for item in described.material:
             if item.required and not material.get(item.name, "").strip():
-                raise _argument(f"material '{_shown(item.name)}' is required by the profile")
+                raise _argument(f"material '{shown(item.name)}' is required by the profile")
     for name in request.secret_names:
         if name not in material:
-            raise _argument(
-                f"secret_material_keys names '{_shown(name)}', which is not in material"
-            )
+            raise _argument(f"secret_material_keys names '{shown(name)}', which is not in material")
     return ConfigurePlan(
         token_url=described.token_url.strip(),
         scopes=_scopes(material) or described.scopes,
@@ -169,12 +168,12 @@ def plan_configure(request: ConfigureRequest, profile: ProviderProfile | None) -
 def _check_sts(key: str, described: Refresh | None, outputs: Mapping[str, str]) -> None:
     if described is None:
         raise _precondition(
-            f"the provider's profile does not say how '{_shown(key)}' is renewed; "
+            f"the provider's profile does not say how '{shown(key)}' is renewed; "
             "aws_sts_assume_role needs a profile that does"
         )
     if described.strategy is not Strategy.AWS_STS_ASSUME_ROLE:
         raise _precondition(
-            f"the provider's profile renews '{_shown(key)}' by "
+            f"the provider's profile renews '{shown(key)}' by "
             f"{described.strategy.name.lower()}, not by aws_sts_assume_role"
         )
     if key != STS_PRIMARY_KEY:
@@ -202,15 +201,9 @@ def _seconds(material: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _check_size(what: str, value: str, limit: int) -> None:
-    size = len(value.encode("utf-8", "surrogatepass"))
+    size = byte_size(value)
     if size > limit:
         raise _argument(f"{what} exceeds maximum length ({size} > {limit} bytes)")
-
-
-def _shown(name: str) -> str:
-    """A name as it may stand in a message: short, printable."""
-    text = "".join(char if char.isprintable() else "?" for char in name)
-    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _argument(message: str) -> RefreshRefused:

@@ -10,13 +10,13 @@ import re
 import string
 from typing import Final
 
+from openshell.providers.texts import SHOWN_MAX, shown
+
 __all__ = ["ProfileIdError", "is_canonical_id", "normalize_id"]
 
 _ID: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 # Only ASCII: the full table maps other letters (the Kelvin sign) onto ASCII ones.
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-# An id is echoed only this far.
-_ECHO: Final = 80
 
 
 class ProfileIdError(ValueError):
@@ -27,9 +27,8 @@ def normalize_id(text: str) -> str:
     """Trimmed and in lower case; "" for blank text. Raises `ProfileIdError` for anything else."""
     normal = text.strip().translate(_LOWER)
     if normal and not _ID.fullmatch(normal):
-        shown = "".join(char if char.isprintable() else "?" for char in text[:_ECHO])
         raise ProfileIdError(
-            f"provider profile id '{shown}' must be lowercase kebab-case: "
+            f"provider profile id '{shown(text[:SHOWN_MAX])}' must be lowercase kebab-case: "
             "letters a-z and digits, in words joined by single '-'"
         )
     return normal

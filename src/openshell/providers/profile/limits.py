@@ -15,6 +15,7 @@ from typing import Final
 from openshell.policy.model import Endpoint
 from openshell.providers.profile.findings import ProfileFinding
 from openshell.providers.profile.model import ProviderProfile
+from openshell.providers.texts import byte_size, shown
 
 __all__ = [
     "COUNTS",
@@ -90,9 +91,9 @@ def limit_findings(profile: ProviderProfile) -> Iterator[ProfileFinding]:
 def _weight(value: object) -> int:
     """Bytes of text, and something for every value."""
     if isinstance(value, str):
-        return _VALUE_BYTES + _size(value)
+        return _VALUE_BYTES + byte_size(value)
     if isinstance(value, Mapping):
-        return _VALUE_BYTES + sum(_size(key) + _weight(item) for key, item in value.items())
+        return _VALUE_BYTES + sum(byte_size(key) + _weight(item) for key, item in value.items())
     if isinstance(value, tuple):
         return _VALUE_BYTES + sum(map(_weight, value))
     if dataclasses.is_dataclass(value):
@@ -107,7 +108,7 @@ def _check(value: object, name: str, path: str) -> Iterator[ProfileFinding]:
         yield from _check_count(value, name, path)
         for key, item in value.items():
             yield from _check_text(key, path, _MAX_KEY_BYTES, "")
-            yield from _check(item, name, f"{path}.{_shown(key)}")
+            yield from _check(item, name, f"{path}.{shown(key)}")
     elif isinstance(value, tuple):
         yield from _check_count(value, name, path)
         for index, item in enumerate(value):
@@ -130,7 +131,7 @@ def _check_count(
 
 
 def _check_text(text: str, path: str, most: int, name: str) -> Iterator[ProfileFinding]:
-    size = _size(text)
+    size = byte_size(text)
     if size > most:
         yield ProfileFinding(path, f"too long ({size} > {most} bytes)")
     allowed = "\n\t" if name in _LINES else ""
@@ -140,15 +141,6 @@ def _check_text(text: str, path: str, most: int, name: str) -> Iterator[ProfileF
 
 def _is_control(char: str) -> bool:
     return char < " " or "\x7f" <= char < "\xa0"
-
-
-def _size(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
-
-
-def _shown(key: str) -> str:
-    text = "".join(char if char.isprintable() else "?" for char in key[:80])
-    return text if len(key) <= 80 else f"{text}…"
 
 
 def _names(kind: type) -> tuple[str, ...]:
