@@ -6,7 +6,7 @@ again give the same model (marks apart). Callers: `policy get`, dry runs, the JS
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
 import yaml
@@ -23,7 +23,7 @@ from openshell.policy.model import (
     implied_method,
 )
 
-__all__ = ["dump_policy", "dump_yaml", "policy_to_json"]
+__all__ = ["dump_policy", "dump_yaml", "inspection_of", "only_set", "policy_to_json"]
 
 _Json: TypeAlias = dict[str, JsonValue]
 
@@ -34,12 +34,14 @@ def policy_to_json(policy: SandboxPolicy) -> _Json:
     if policy.filesystem is not None:
         out["filesystem_policy"] = {
             "include_workdir": policy.filesystem.include_workdir,
-            **_set(read_only=policy.filesystem.read_only, read_write=policy.filesystem.read_write),
+            **only_set(
+                read_only=policy.filesystem.read_only, read_write=policy.filesystem.read_write
+            ),
         }
     if policy.landlock is not None:
-        out["landlock"] = _set(compatibility=policy.landlock.compatibility)
+        out["landlock"] = only_set(compatibility=policy.landlock.compatibility)
     if policy.process is not None and policy.process.run_as_user + policy.process.run_as_group:
-        out["process"] = _set(
+        out["process"] = only_set(
             run_as_user=policy.process.run_as_user, run_as_group=policy.process.run_as_group
         )
     if policy.network_policies:
@@ -53,7 +55,7 @@ def policy_to_json(policy: SandboxPolicy) -> _Json:
     return out
 
 
-def _set(**values: JsonValue) -> _Json:
+def only_set(**values: JsonValue) -> _Json:
     """Only what differs from the default (empty, zero, false, absent)."""
     return {key: value for key, value in values.items() if value}
 
@@ -70,7 +72,7 @@ def _sorted(value: JsonValue) -> JsonValue:
 def _rule(rule: NetworkRule) -> _Json:
     return {
         "name": rule.display_name,
-        **_set(
+        **only_set(
             endpoints=tuple(_endpoint(endpoint) for endpoint in rule.endpoints),
             binaries=tuple({"path": binary.path} for binary in rule.binaries),
         ),
@@ -79,7 +81,7 @@ def _rule(rule: NetworkRule) -> _Json:
 
 def _endpoint(endpoint: Endpoint) -> _Json:
     one_port = endpoint.ports[0] if len(endpoint.ports) == 1 and endpoint.ports[0] else 0
-    out = _set(
+    out = only_set(
         host=endpoint.host,
         port=one_port,
         ports=() if one_port else endpoint.ports,
@@ -88,27 +90,11 @@ def _endpoint(endpoint: Endpoint) -> _Json:
         tls=endpoint.tls,
         enforcement=endpoint.enforcement,
         access=endpoint.access,
-        rules=tuple({"allow": _l7_rule(rule, endpoint)} for rule in endpoint.rules),
-        deny_rules=tuple(_l7_rule(rule, endpoint) for rule in endpoint.deny_rules),
-        allowed_ips=endpoint.allowed_ips,
-        allow_encoded_slash=endpoint.allow_encoded_slash,
-        websocket_credential_rewrite=endpoint.websocket_credential_rewrite,
-        request_body_credential_rewrite=endpoint.request_body_credential_rewrite,
-        allow_uninspected_credentials=endpoint.allow_uninspected_credentials,
-        persisted_queries=endpoint.persisted_queries,
-        graphql_persisted_queries={
-            key: _set(
-                operation_type=operation.operation_type,
-                operation_name=operation.operation_name,
-                fields=operation.fields,
-            )
-            for key, operation in sorted(endpoint.graphql_persisted_queries.items())
-        },
-        graphql_max_body_bytes=endpoint.graphql_max_body_bytes,
     )
+    out.update(inspection_of(endpoint, lambda rule: _l7_rule(rule, endpoint)))
     out.update(_json_rpc_family(endpoint))
     out.update(
-        _set(
+        only_set(
             credential_signing=endpoint.credential_signing,
             signing_service=endpoint.signing_service,
             signing_region=endpoint.signing_region,
@@ -119,8 +105,31 @@ def _endpoint(endpoint: Endpoint) -> _Json:
     return out
 
 
+def inspection_of(endpoint: Endpoint, rule: Callable[[L7Rule], JsonValue]) -> _Json:
+    """What an endpoint says of single requests, but for what policies and profiles spell differently."""
+    return only_set(
+        rules=tuple({"allow": rule(entry)} for entry in endpoint.rules),
+        deny_rules=tuple(rule(entry) for entry in endpoint.deny_rules),
+        allowed_ips=endpoint.allowed_ips,
+        allow_encoded_slash=endpoint.allow_encoded_slash,
+        websocket_credential_rewrite=endpoint.websocket_credential_rewrite,
+        request_body_credential_rewrite=endpoint.request_body_credential_rewrite,
+        allow_uninspected_credentials=endpoint.allow_uninspected_credentials,
+        persisted_queries=endpoint.persisted_queries,
+        graphql_persisted_queries={
+            key: only_set(
+                operation_type=operation.operation_type,
+                operation_name=operation.operation_name,
+                fields=operation.fields,
+            )
+            for key, operation in sorted(endpoint.graphql_persisted_queries.items())
+        },
+        graphql_max_body_bytes=endpoint.graphql_max_body_bytes,
+    )
+
+
 def _json_rpc_family(endpoint: Endpoint) -> _Json:
-    limit = _set(max_body_bytes=endpoint.json_rpc_max_body_bytes)
+    limit = only_set(max_body_bytes=endpoint.json_rpc_max_body_bytes)
     if endpoint.mcp is None:
         # The limit has one field for both protocols, so the block follows the protocol.
         name = "mcp" if endpoint.protocol == "mcp" else "json_rpc"
@@ -140,11 +149,11 @@ def _l7_rule(rule: L7Rule, endpoint: Endpoint) -> _Json:
     params = dict(rule.params)
     tool = params.pop("name", None) if endpoint.protocol == "mcp" else None
     method = "" if rule.method == implied_method(rule, endpoint) else rule.method
-    out = _set(method=method, path=rule.path, command=rule.command)
+    out = only_set(method=method, path=rule.path, command=rule.command)
     if rule.query:
         out["query"] = {key: _matcher(value) for key, value in sorted(rule.query.items())}
     out.update(
-        _set(
+        only_set(
             operation_type=rule.operation_type,
             operation_name=rule.operation_name,
             fields=rule.fields,
@@ -159,9 +168,9 @@ def _l7_rule(rule: L7Rule, endpoint: Endpoint) -> _Json:
 
 def _middleware(item: MiddlewareConfig) -> _Json:
     out: _Json = {"name": item.name or item.key, "middleware": item.middleware}
-    out.update(_set(order=item.order, config=_sorted(item.config), on_error=item.on_error))
+    out.update(only_set(order=item.order, config=_sorted(item.config), on_error=item.on_error))
     if item.has_selector:
-        out["endpoints"] = _set(include=item.include, exclude=item.exclude)
+        out["endpoints"] = only_set(include=item.include, exclude=item.exclude)
     return out
 
 

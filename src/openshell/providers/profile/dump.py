@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Literal, TypeAlias
 
-from openshell.policy.dump import dump_yaml
+from openshell.policy.dump import dump_yaml, inspection_of, only_set
 from openshell.policy.model import Binary, Endpoint, JsonValue, L7Rule, Matcher
 from openshell.providers.profile.model import (
     AudienceOverride,
@@ -38,7 +38,7 @@ def profile_to_json(profile: ProviderProfile) -> _Json:
     """Plain dicts, tuples and scalars of the same shape as the YAML."""
     out: _Json = {"id": profile.id}
     out.update(
-        _set(
+        only_set(
             resource_version=profile.resource_version,
             annotations=dict(sorted(profile.annotations.items())),
         )
@@ -53,14 +53,9 @@ def profile_to_json(profile: ProviderProfile) -> _Json:
         inference_capable=profile.inference_capable,
     )
     if profile.discovery is not None:
-        out["discovery"] = _set(credentials=profile.discovery.credentials)
-    out.update(_set(source=profile.source, scope=profile.scope))
+        out["discovery"] = only_set(credentials=profile.discovery.credentials)
+    out.update(only_set(source=profile.source, scope=profile.scope))
     return out
-
-
-def _set(**values: JsonValue) -> _Json:
-    """Only what differs from the default (empty, zero, false, absent)."""
-    return {key: value for key, value in values.items() if value}
 
 
 def _binary(binary: Binary) -> JsonValue:
@@ -78,7 +73,7 @@ def _credential(credential: ProfileCredential) -> _Json:
         "auth_style": credential.auth_style,
         "header_name": credential.header_name,
         "query_param": credential.query_param,
-        **_set(path_template=credential.path_template),
+        **only_set(path_template=credential.path_template),
     }
     if credential.refresh is not None:
         out["refresh"] = _refresh(credential.refresh)
@@ -91,7 +86,7 @@ def _refresh(refresh: Refresh) -> _Json:
     strategy = "" if refresh.strategy is Strategy.UNSPECIFIED else refresh.strategy.name.lower()
     return {
         "strategy": strategy,
-        **_set(
+        **only_set(
             token_url=refresh.token_url,
             scopes=refresh.scopes,
             refresh_before_seconds=refresh.refresh_before_seconds,
@@ -99,7 +94,7 @@ def _refresh(refresh: Refresh) -> _Json:
             material=tuple(
                 {
                     "name": item.name,
-                    **_set(description=item.description),
+                    **only_set(description=item.description),
                     "required": item.required,
                     "secret": item.secret,
                 }
@@ -116,7 +111,7 @@ def _refresh(refresh: Refresh) -> _Json:
 def _grant(grant: TokenGrant) -> _Json:
     return {
         "token_endpoint": grant.token_endpoint,
-        **_set(
+        **only_set(
             audience=grant.audience,
             jwt_svid_audience=grant.jwt_svid_audience,
             client_assertion_type=grant.client_assertion_type,
@@ -129,9 +124,9 @@ def _grant(grant: TokenGrant) -> _Json:
 
 def _override(override: AudienceOverride) -> _Json:
     return {
-        **_set(host=override.host, port=override.port, path=override.path),
+        **only_set(host=override.host, port=override.port, path=override.path),
         "audience": override.audience,
-        **_set(scopes=override.scopes),
+        **only_set(scopes=override.scopes),
     }
 
 
@@ -139,7 +134,7 @@ def _endpoint(endpoint: Endpoint) -> _Json:
     one_port = endpoint.ports[0] if len(endpoint.ports) == 1 and endpoint.ports[0] else 0
     out: _Json = {
         "host": endpoint.host,
-        **_set(
+        **only_set(
             port=one_port,
             ports=() if one_port else endpoint.ports,
             path=endpoint.path,
@@ -147,23 +142,9 @@ def _endpoint(endpoint: Endpoint) -> _Json:
             tls=endpoint.tls,
             access=endpoint.access,
             enforcement=endpoint.enforcement,
-            rules=tuple({"allow": _rule(rule)} for rule in endpoint.rules),
-            deny_rules=tuple(_rule(rule) for rule in endpoint.deny_rules),
-            allowed_ips=endpoint.allowed_ips,
-            allow_encoded_slash=endpoint.allow_encoded_slash,
-            websocket_credential_rewrite=endpoint.websocket_credential_rewrite,
-            request_body_credential_rewrite=endpoint.request_body_credential_rewrite,
-            allow_uninspected_credentials=endpoint.allow_uninspected_credentials,
-            persisted_queries=endpoint.persisted_queries,
-            graphql_persisted_queries={
-                key: _set(
-                    operation_type=operation.operation_type,
-                    operation_name=operation.operation_name,
-                    fields=operation.fields,
-                )
-                for key, operation in sorted(endpoint.graphql_persisted_queries.items())
-            },
-            graphql_max_body_bytes=endpoint.graphql_max_body_bytes,
+        ),
+        **inspection_of(endpoint, _rule),
+        **only_set(
             json_rpc_max_body_bytes=endpoint.json_rpc_max_body_bytes,
         ),
     }
@@ -174,7 +155,7 @@ def _endpoint(endpoint: Endpoint) -> _Json:
         }
         out["mcp"] = {key: value for key, value in options.items() if value is not None}
     out.update(
-        _set(
+        only_set(
             credential_signing=endpoint.credential_signing,
             signing_service=endpoint.signing_service,
             signing_region=endpoint.signing_region,
@@ -184,7 +165,7 @@ def _endpoint(endpoint: Endpoint) -> _Json:
 
 
 def _rule(rule: L7Rule) -> _Json:
-    return _set(
+    return only_set(
         method=rule.method,
         path=rule.path,
         command=rule.command,
@@ -199,4 +180,4 @@ def _rule(rule: L7Rule) -> _Json:
 def _matcher(matcher: Matcher) -> JsonValue:
     if not matcher.any_of:
         return matcher.glob
-    return {**_set(glob=matcher.glob), "any": matcher.any_of}
+    return {**only_set(glob=matcher.glob), "any": matcher.any_of}
