@@ -7,13 +7,13 @@ caller who may not read what it needs gets none. `provider refresh configure` ca
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import grpc
 
 from openshell.cli.output import note, printable
 from openshell.cli.provider_lookup import Lookup
-from openshell.providers.refresh import find_credential, secret_names
+from openshell.providers.refresh import SECRET_MATERIAL, find_credential, secret_names
 from openshell.sdk.providers import ProviderClient
 
 if TYPE_CHECKING:
@@ -21,17 +21,6 @@ if TYPE_CHECKING:
     from openshell.providers.profile.model import ProviderProfile, Strategy
 
 __all__ = ["say_unknown", "unknown_names"]
-
-# What the strategies read beside names that are public.
-_SECRET: Final = frozenset(
-    {
-        "aws_secret_access_key",
-        "aws_session_token",
-        "client_secret",
-        "private_key",
-        "refresh_token",
-    }
-)
 
 
 def say_unknown(
@@ -59,7 +48,11 @@ def unknown_names(
     described = credential.refresh.material if credential.refresh is not None else ()
     known = {item.name for item in described}
     # Whatever is not known to be public counts as a secret.
-    strange = secret_names(profile, key, strategy, dict.fromkeys(names, "x"), ()) - known - _SECRET
+    strange = (
+        secret_names(profile, key, strategy, dict.fromkeys(names, "x"), ())
+        - known
+        - SECRET_MATERIAL
+    )
     if not strange:
         return []
     listed = ", ".join(item.name for item in described)

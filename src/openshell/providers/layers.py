@@ -15,7 +15,7 @@ from openshell.policy.ambiguity import Conflict, find_conflicts
 from openshell.policy.model import PROVIDER_KEY_PREFIX, NetworkRule, SandboxPolicy
 from openshell.providers.situation import Attached, Entry, Situation
 
-__all__ = ["Layer", "compose", "layer_conflicts", "layer_rules", "layers_of", "preferred_key"]
+__all__ = ["Layer", "compose", "layer_conflicts", "layers_of", "preferred_key"]
 
 _UNNAMED: Final = "unnamed"
 _FOREIGN = re.compile(r"[^A-Za-z0-9_]")
@@ -52,10 +52,6 @@ def layers_of(situation: Situation) -> tuple[Layer, ...]:
         taken.add(key)
         found.append(Layer(item, replace(item.entry.derive(_template), key=key, name=name)))
     return tuple(found)
-
-
-def layer_rules(situation: Situation) -> tuple[NetworkRule, ...]:
-    return tuple(layer.rule for layer in layers_of(situation))
 
 
 def compose(base: SandboxPolicy, layers: Iterable[NetworkRule]) -> SandboxPolicy:

@@ -18,6 +18,7 @@ __all__ = [
     "BACKOFF_MS",
     "DEFAULT_LEAD_SECONDS",
     "DEFAULT_LIFETIME_SECONDS",
+    "SECRET_MATERIAL",
     "STS_OUTPUTS",
     "STS_PRIMARY_KEY",
     "RefreshReason",
@@ -49,6 +50,8 @@ _SECRET_BY_STRATEGY: Final[Mapping[Strategy, frozenset[str]]] = MappingProxyType
         Strategy.AWS_STS_ASSUME_ROLE: frozenset({"aws_secret_access_key", "aws_session_token"}),
     }
 )
+SECRET_MATERIAL: Final[frozenset[str]] = frozenset().union(*_SECRET_BY_STRATEGY.values())
+"""Names of material that proves rather than identifies, whatever the strategy."""
 # Material that the strategies read and that identifies rather than proves. Anything else that the
 # profile does not call public is sealed: nobody can say what an unknown name holds.
 _PUBLIC: Final = frozenset(

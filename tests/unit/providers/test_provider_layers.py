@@ -11,7 +11,7 @@ from openshell.policy.model import (
     SandboxPolicy,
 )
 from openshell.providers.fitness import effective_policy
-from openshell.providers.layers import compose, layer_conflicts, layer_rules, preferred_key
+from openshell.providers.layers import compose, layer_conflicts, layers_of, preferred_key
 from unit.providers.provider_cases import (
     attached,
     builtin,
@@ -21,6 +21,11 @@ from unit.providers.provider_cases import (
     profile,
     situation,
 )
+
+
+def layer_rules(found):
+    return tuple(layer.rule for layer in layers_of(found))
+
 
 SPEC = profile(endpoints=[endpoint()], binaries=(Binary("/usr/bin/x"),))
 
