@@ -4,6 +4,8 @@ import asyncio
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -101,3 +103,42 @@ async def test_a_write_waits_for_another_process_and_then_says_why(store, tmp_pa
         await put(store, row(id="b", name="beta"))
     holder.close()
     assert (await put(store, row(id="b", name="beta"))).id == "b"
+
+
+_OPENS_ONCE = """
+import asyncio, sys
+from openshell.gateway.store.sqlite import SqliteStore
+
+async def main(path):
+    store = await SqliteStore.open(path, clock_ms=lambda: 1)
+    print(await store.write(lambda tx: "written"))
+    await store.close()
+
+print("ready", flush=True)
+sys.stdin.readline()
+for path in sys.argv[1:]:
+    asyncio.run(main(path))
+"""
+
+
+def test_several_processes_may_make_one_new_database_at_once(tmp_path):
+    # Two that switch a new file to the write-ahead log at one moment are told at once that it is
+    # locked, whatever time SQLite was given to wait: sixty files make that moment likely.
+    paths = [str(tmp_path / f"db{number}") for number in range(60)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _OPENS_ONCE, *paths],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    answers = [process.communicate(timeout=60) for process in processes]
+    assert [(out.split(), error) for out, error in answers] == [(["written"] * 60, "")] * 3

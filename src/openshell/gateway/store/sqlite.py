@@ -85,10 +85,11 @@ class SqliteStore:
             ) from error
         try:
             connection = self._connection()
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            _migrate(connection)
-            # The writer's own: from here on `_write` does the waiting.
+            # SQLite waits for no other process where waiting could lock both for ever, as when two
+            # switch a new file to this journal; and the writer's waiting is `_patiently`'s anyway.
             connection.execute("PRAGMA busy_timeout = 0")
+            _patiently(lambda: connection.execute("PRAGMA journal_mode = WAL").fetchone())
+            _patiently(lambda: _migrate(connection))
         except sqlite3.Error as error:
             raise _unavailable(error) from error
         for suffix in ("", "-wal", "-shm"):
@@ -127,14 +128,10 @@ class SqliteStore:
         return result
 
     def _write(self, fn: Callable[[Tx], T]) -> T:
-        give_up = time.monotonic() + WRITE_WAIT_SECONDS
-        while True:
-            try:
-                return self._run(self._connection(), "BEGIN IMMEDIATE", fn)
-            except sqlite3.Error as error:
-                if _primary_code(error) not in _RETRIED or time.monotonic() > give_up:
-                    raise _unavailable(error) from error
-            time.sleep(WRITE_PAUSE_SECONDS)
+        try:
+            return _patiently(lambda: self._run(self._connection(), "BEGIN IMMEDIATE", fn))
+        except sqlite3.Error as error:
+            raise _unavailable(error) from error
 
     def _read(self, fn: Callable[[Tx], T]) -> T:
         try:
@@ -168,6 +165,18 @@ class SqliteStore:
             connections, self._connections = self._connections, []
         for connection in connections:
             connection.close()
+
+
+def _patiently(attempt: Callable[[], T]) -> T:
+    """Repeats what another process's lock refused, for as long as a write waits."""
+    give_up = time.monotonic() + WRITE_WAIT_SECONDS
+    while True:
+        try:
+            return attempt()
+        except sqlite3.Error as error:
+            if _primary_code(error) not in _RETRIED or time.monotonic() > give_up:
+                raise
+        time.sleep(WRITE_PAUSE_SECONDS)
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
