@@ -9,25 +9,15 @@ Owned by `session`, called by it for the client's frames and by `far` for the up
 """
 
 import asyncio
-from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import h2.errors
 
-from openshell.egress.admission import Admitted, DestinationRefused
-from openshell.egress.body_faults import BodyFault, RefusedBody
-from openshell.egress.credentials import (
-    MarkerScanner,
-    TokenUnavailable,
-    find_marker,
-    refuse_marker,
-)
 from openshell.egress.denials import Denial, bare
 from openshell.egress.generation import Generation
-from openshell.egress.holding import is_large, read_in_turn
-from openshell.egress.http1 import Headers, Length, NoBody, RequestHead
+from openshell.egress.http1 import Headers, NoBody, RequestHead
 from openshell.egress.http2.answers import write_denial
+from openshell.egress.http2.asking import Asking
 from openshell.egress.http2.far import Far
 from openshell.egress.http2.fields import (
     Malformed,
@@ -37,19 +27,12 @@ from openshell.egress.http2.fields import (
     write_trailers,
 )
 from openshell.egress.http2.half import Half
-from openshell.egress.judging import (
-    Judged,
-    Judgement,
-    NeedsBody,
-    NeedsToken,
-    Refused,
-    TokenRefused,
-    judge,
-    may_stay,
-)
+from openshell.egress.http2.intake import Intake
+from openshell.egress.http2.peer import Peer
+from openshell.egress.http2.scanning import BodyScan
+from openshell.egress.judging import Judged, Refused
 from openshell.egress.recording import record_allowed
-from openshell.egress.refusing import marker_in_body, refuse_request
-from openshell.egress.route import Pending
+from openshell.egress.refusing import refuse_request
 from openshell.egress.upstream import UpstreamFailed
 from openshell.ocsf import Refusal
 
@@ -80,19 +63,14 @@ class StreamExchange:
         self._connection = session.connection
         self.stream_id = stream_id
         self._head = head
-        self._pending = Pending(head)
+        self._intake = Intake(session.peer, stream_id, head)
+        self._asking = Asking(session, head, self._intake)
         self._judged: Judged | None = None
         self._far: Far | None = None
         self._far_id = 0
         self._up: Half | None = None
         self._down: Half | None = None
-        # Of the body: what came before the request went out, and whether anything has come.
-        self._early: deque[tuple[bytes, int]] = deque()
-        self._arrived = asyncio.Event()
-        self._received = 0
-        self._ended = False
-        self._trailers: Headers = ()
-        self._scanner: MarkerScanner | None = None
+        self._scan: BodyScan | None = None
         self._interim = 0
         self._begun = False
         self._answered = False
@@ -108,8 +86,7 @@ class StreamExchange:
 
     async def _run(self) -> None:
         try:
-            admitted = await self._admit()
-            ready = await self._reach(admitted) if isinstance(admitted, Judged) else admitted
+            ready = await self._ask()
             if self.closed:
                 return
             if isinstance(ready, Refused):
@@ -126,179 +103,100 @@ class StreamExchange:
         finally:
             self._session.flush()
 
-    def _judge(self) -> Judgement:
-        session, services = self._session, self._services
-        outcome = judge(
-            services.admission,
-            services.holder.current,
-            session.route,
-            self._pending,
-            now_ms=services.now_ms(),
-        )
-        session.route = outcome.route
-        return outcome
-
-    async def _admit(self) -> Judged | Refused:
-        """Judge, and get what judging asks for until it has an answer."""
-        while True:
-            route = self._session.route
-            outcome = await read_in_turn(self._services, route, self._pending, self._judge)
-            match outcome:
-                case NeedsToken(grant=grant, tokens=tokens):
-                    asked_under = self._services.holder.current.number
-                    try:
-                        self._pending.token = grant, await tokens.token(grant)
-                    except TokenUnavailable as error:
-                        if self._services.holder.current.number != asked_under:
-                            continue
-                        refusal = TokenRefused(grant.owner, str(error))
-                        return Refused(outcome.route, refusal, outcome.where)
-                case NeedsBody():
-                    if is_large(self._head, outcome.limit):
-                        await self._services.large_bodies.acquire()
-                        self._pending.has_place = True
-                    held = await self._hold(outcome.limit)
-                    if not isinstance(held, bytes):
-                        seconds = self._services.limits.body_idle_seconds
-                        why = RefusedBody.held(
-                            held, outcome.use, outcome.limit, seconds, outcome.protocol
-                        )
-                        return Refused(outcome.route, why, outcome.where)
-                    self._pending.body = held
-                case _:
-                    return outcome
-
-    async def _hold(self, limit: int) -> bytes | BodyFault:
-        """Take the whole body, within a bound."""
-        framing = self._head.framing
-        if isinstance(framing, Length) and framing.octets > limit:
-            return BodyFault.SIZE
-        self._continue()
-        body = bytearray()
+    async def _ask(self) -> tuple[Judged, Far] | Refused | None:
+        """What goes out and where, or why not; None where the client has been told."""
+        admitted = await self._asking.admit()
+        if isinstance(admitted, Refused):
+            return admitted
         try:
-            async with asyncio.timeout(self._services.limits.body_idle_seconds):
-                while True:
-                    while self._early:
-                        data, counted = self._early.popleft()
-                        body += data
-                        if counted and not self._ended:
-                            self._session.peer.open_window(self.stream_id, counted)
-                    if len(body) > limit:
-                        return BodyFault.SIZE
-                    if self._ended:
-                        return BodyFault.TRAILERS if self._trailers else bytes(body)
-                    self._session.flush()
-                    self._arrived.clear()
-                    await self._arrived.wait()
-        except TimeoutError:
-            return BodyFault.TIME
-
-    def _continue(self) -> None:
-        """Ask a client for its body that waits to be asked."""
-        waits = any(v.lower() == b"100-continue" for v in self._head.values(b"expect"))
-        if waits and not (self._received or self._ended):
-            self._session.peer.send_headers(self.stream_id, write_response(100, ()))
-
-    async def _reach(self, judged: Judged) -> tuple[Judged, Far] | Refused | None:
-        """Have a connection and a judgement with nothing waited for since."""
-        while True:
-            try:
-                far, waited = await self._session.reach()
-            except UpstreamFailed as failed:
-                self._fail(f"{failed.stage}: {failed.reason}", judged)
-                place = judged.where
-                self._say(
-                    self._services.denials.upstream_unreachable(
-                        place.host, place.port, failed.reason
-                    )
-                )
-                return None
-            if not waited and self._services.holder.current.number == judged.generation:
-                return judged, far
-            outcome: Judgement = self._judge()
-            if isinstance(outcome, Judged):
-                return outcome, far
-            if isinstance(outcome, NeedsToken | NeedsBody):
-                outcome = await self._admit()
-            if not isinstance(outcome, Judged):
-                return outcome
-            judged = outcome
+            return await self._asking.reach(admitted)
+        except UpstreamFailed as failed:
+            self._fail(f"{failed.stage}: {failed.reason}", admitted)
+            place = admitted.where
+            self._say(
+                self._services.denials.upstream_unreachable(place.host, place.port, failed.reason)
+            )
+            return None
 
     def _send(self, judged: Judged, far: Far) -> None:
+        """Send what policy allowed."""
         self._judged = judged
-        self._pending.is_streaming = True
-        body_is_ours = self._pending.body is not None
-        if judged.scan_body and not body_is_ours:
-            self._scanner = MarkerScanner()
-            self._scanner.feed(b"".join(data for data, _ in self._early))
-            if self._scanner.found or self._marked_trailers():
+        pending, intake = self._asking.pending, self._intake
+        pending.is_streaming = True
+        if judged.scan_body and pending.body is None:
+            self._scan = BodyScan(self._session, intake)
+            if self._scan.found or intake.has_marked_trailers:
                 self._found_marker()
                 return
         far_id = far.open(self)
         if far_id is None:
             self._say(bare(503))
             return
-        fields, body = write_request(judged.wire, self._head, judged.route.scheme)
-        client = self._session.peer, self.stream_id
         self._far, self._far_id = far, far_id
-        up = self._up = Half(
-            (far.peer, far_id), None if body_is_ours else client, self._session.shares
-        )
-        if body_is_ours:
-            ended = not body
-            up.push(body)
-            up.end()
-        else:
-            ended = self._ended and not self._early and not self._trailers
-        up.finished = ended
-        if not far.peer.send_headers(far_id, fields, end=ended):
+        if not self._send_head(judged, far.peer, far_id):
             self._broken("it takes no more streams", _INTERNAL)
             return
         if judged.is_signed:
-            self._continue()
-        while self._early:
-            up.push(*self._early.popleft())
-        if self._ended and not body_is_ours:
-            up.end(write_trailers(self._trailers))
+            intake.ask()
         self.moves()
         if not self._tries:
             record_allowed(self._services, self._connection, judged)
+
+    def _send_head(self, judged: Judged, peer: Peer, far_id: int) -> bool:
+        """Send the header list and have what there is of the body follow; False if it is not taken."""
+        intake, body_is_ours = self._intake, self._asking.pending.body is not None
+        fields, body = write_request(judged.wire, self._head, judged.route.scheme)
+        client = None if body_is_ours else (self._session.peer, self.stream_id)
+        up = self._up = Half((peer, far_id), client, self._session.shares)
+        if body_is_ours:
+            up.finished = not body
+        else:
+            up.finished = intake.ended and not intake.early and not intake.trailers
+        if not peer.send_headers(far_id, fields, end=up.finished):
+            return False
+        if body_is_ours:
+            up.push(body)
+            up.end()
+            return True
+        while intake.early:
+            up.push(*intake.early.popleft())
+        if intake.ended:
+            up.end(write_trailers(intake.trailers))
+        return True
 
     # What the client sends.
 
     def on_data(self, data: bytes, counted: int) -> None:
         self._touched = self._services.clock()
-        self._received += len(data)
+        self._intake.received += len(data)
         if self._answered:
             return
-        if self._scanner is not None:
-            known = self._scanner.found
-            if self._scanner.feed(data):
-                self._arrived.set()
+        if self._scan is not None:
+            known = self._scan.found
+            if self._scan.feed(data):
+                self._intake.arrived.set()
                 self._session.peer.open_window(self.stream_id, counted or 1)
                 if not known:
                     self._found_marker()
                 return
         if self._up is None:
-            self._early.append((data, counted))
-            self._arrived.set()
+            self._intake.keep(data, counted)
         else:
             self._up.push(data, counted)
             self.moves()
 
     def on_end(self, trailers: Headers) -> None:
         """The client has sent all of its request."""
-        self._ended, self._trailers = True, trailers
+        intake = self._intake
+        intake.end(trailers)
         self._touched = self._services.clock()
-        self._arrived.set()
-        framing = self._head.framing
-        if isinstance(framing, Length) and framing.octets != self._received:
+        if not intake.has_declared_length:
             self.on_broken(Malformed.LENGTH_BROKEN.value)
-        elif self._scanner is not None and self._scanner.found:
+        elif self._scan is not None and self._scan.found:
             return
-        elif self._scanner is not None and self._marked_trailers():
+        elif self._scan is not None and intake.has_marked_trailers:
             self._found_marker()
-        elif self._up is not None and self._pending.body is None:
+        elif self._up is not None and self._asking.pending.body is None:
             self._up.end(write_trailers(trailers))
             self.moves()
 
@@ -391,7 +289,7 @@ class StreamExchange:
 
     def _goes_again(self, most: int) -> bool:
         """Send the request again, where nothing of an answer has come and its body is still at hand."""
-        at_hand = isinstance(self._head.framing, NoBody) or self._pending.body is not None
+        at_hand = isinstance(self._head.framing, NoBody) or self._asking.pending.body is not None
         if self.closed or self._begun or self._interim or not at_hand or self._tries >= most:
             return False
         self._tries += 1
@@ -416,7 +314,7 @@ class StreamExchange:
         more = down.pump() or more
         if down.finished:
             # After the last of its answer the exchange is over.
-            if not self._ended:
+            if not self._intake.ended:
                 # The answer did not wait for the rest of the request (RFC 9113 8.1).
                 self._session.peer.reset(self.stream_id, _NO_ERROR)
             if self._up is not None and not self._up.finished:
@@ -449,7 +347,7 @@ class StreamExchange:
         elif (
             # Once there is a response both talk: such streams may be silent for long.
             not self._begun
-            and (not self._ended or (up is not None and up.held))
+            and (not self._intake.ended or (up is not None and up.held))
             and self._task.done()
             and idle > limits.body_idle_seconds
         ):
@@ -460,16 +358,9 @@ class StreamExchange:
         judged = self._judged
         if judged is None or self.closed:
             return
-        verdict = may_stay(self._services.admission, generation, judged)
-        if verdict is None:
+        reason = self._asking.objection(generation, judged)
+        if reason is None:
             return
-        match verdict:
-            case Admitted():
-                reason = "this stream would be inspected now"
-            case DestinationRefused():
-                reason = verdict.refused.reason
-            case _:
-                reason = verdict.reason
         self._services.log.connection_closed(
             self._connection.actor,
             judged.where.place,
@@ -491,30 +382,14 @@ class StreamExchange:
         self._task = asyncio.create_task(self._refuse_marker(), name="http2 marker")
 
     async def _refuse_marker(self) -> None:
-        """Read a little more when the placeholder's name is cut, then refuse."""
-        scanner, judged, services = self._scanner, self._judged, self._services
-        if scanner is None or judged is None:
+        if self._scan is None or self._judged is None:
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(services.limits.refusal_peek_seconds):
-                while not (scanner.is_settled or self._ended):
-                    self._arrived.clear()
-                    await self._arrived.wait()
-        refused = refuse_marker(
-            services.holder.current.credentials,
-            scanner.placeholder,
-            judged.scope,
-            now_ms=services.now_ms(),
-        )
-        denial = marker_in_body(services, self._connection, judged, refused)
+        denial = await self._scan.refusal(self._judged)
         if self._begun:
             self._abort(_CANCEL)
         else:
             self._say(denial)
         self._session.flush()
-
-    def _marked_trailers(self) -> bool:
-        return any(find_marker(name) or find_marker(value) for name, value in self._trailers)
 
     def _say(self, denial: Denial) -> None:
         """Answer in the upstream's stead."""
@@ -522,7 +397,7 @@ class StreamExchange:
             return
         fields, body = write_denial(denial, self._head)
         self._answered = self._begun = True
-        self._early.clear()
+        self._intake.early.clear()
         self._session.peer.send_headers(self.stream_id, fields, end=not body)
         self._down = Half((self._session.peer, self.stream_id), None, self._session.shares)
         self._down.finished = not body
@@ -575,9 +450,8 @@ class StreamExchange:
         for half in (self._up, self._down):
             if half is not None:
                 half.drop()
-        self._early.clear()
-        if self._pending.has_place:
-            self._services.large_bodies.release()
+        self._intake.early.clear()
+        self._asking.close()
         if self._task is not asyncio.current_task():
             self._task.cancel()
         self._session.forget(self.stream_id)
