@@ -7,7 +7,8 @@ session announce what they understand in the `extensions` lists of SupervisorHel
 SessionAccepted, and neither sends what the other did not announce.
 
 Names to announce: "config-changed" (GatewayMessage.config_changed), "sandbox-report"
-(SupervisorMessage.report), "exec" (RelayOpen.exec), "attach" (RelayOpen.attach).
+(SupervisorMessage.report), "exec" (RelayOpen.exec), "attach" (RelayOpen.attach),
+"half-close" (RelayFrame.end).
 """
 
 from collections import abc as _abc

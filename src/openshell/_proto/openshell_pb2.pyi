@@ -1700,9 +1700,12 @@ class TcpForwardInit(_message.Message):
     SSH_FIELD_NUMBER: _builtins.int
     TCP_FIELD_NUMBER: _builtins.int
     AUTHORIZATION_TOKEN_FIELD_NUMBER: _builtins.int
+    HALF_CLOSE_FIELD_NUMBER: _builtins.int
     sandbox_id: _builtins.str
     service_id: _builtins.str
     authorization_token: _builtins.str
+    half_close: _builtins.bool
+    """The client understands TcpForwardFrame.end."""
     @_builtins.property
     def ssh(self) -> Global___SshRelayTarget: ...
     @_builtins.property
@@ -1715,10 +1718,11 @@ class TcpForwardInit(_message.Message):
         ssh: Global___SshRelayTarget | None = ...,
         tcp: Global___TcpRelayTarget | None = ...,
         authorization_token: _builtins.str = ...,
+        half_close: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ssh", b"ssh", "target", b"target", "tcp", b"tcp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization_token", b"authorization_token", "sandbox_id", b"sandbox_id", "service_id", b"service_id", "ssh", b"ssh", "target", b"target", "tcp", b"tcp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization_token", b"authorization_token", "half_close", b"half_close", "sandbox_id", b"sandbox_id", "service_id", b"service_id", "ssh", b"ssh", "target", b"target", "tcp", b"tcp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["ssh", "tcp"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
@@ -1732,7 +1736,10 @@ class TcpForwardFrame(_message.Message):
 
     INIT_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
+    end: _builtins.bool
+    """To a client that asked for it: the sandbox's side sends no more, but still reads."""
     @_builtins.property
     def init(self) -> Global___TcpForwardInit: ...
     def __init__(
@@ -1740,12 +1747,13 @@ class TcpForwardFrame(_message.Message):
         *,
         init: Global___TcpForwardInit | None = ...,
         data: _builtins.bytes = ...,
+        end: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "init", b"init", "payload", b"payload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "end", b"end", "init", b"init", "payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "init", b"init", "payload", b"payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "end", b"end", "init", b"init", "payload", b"payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["init", "data"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["init", "data", "end"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -4486,7 +4494,12 @@ class RelayFrame(_message.Message):
 
     INIT_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
+    end: _builtins.bool
+    """Where both announced "half-close": no more data follows in this direction. A connection's
+    stream that ends without it was cut.
+    """
     @_builtins.property
     def init(self) -> Global___RelayInit: ...
     def __init__(
@@ -4494,12 +4507,13 @@ class RelayFrame(_message.Message):
         *,
         init: Global___RelayInit | None = ...,
         data: _builtins.bytes = ...,
+        end: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "init", b"init", "payload", b"payload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "end", b"end", "init", b"init", "payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "init", b"init", "payload", b"payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "end", b"end", "init", b"init", "payload", b"payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["init", "data"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["init", "data", "end"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 

@@ -60,6 +60,7 @@ from openshell.gateway.services.attachments import Attachments
 from openshell.gateway.services.config import Config
 from openshell.gateway.services.drafts import Drafts
 from openshell.gateway.services.exec import ExecService
+from openshell.gateway.services.forward import ForwardService
 from openshell.gateway.services.health import HealthService
 from openshell.gateway.services.inference import InferenceRoutes
 from openshell.gateway.services.inference_bundle import InferenceBundle
@@ -71,11 +72,13 @@ from openshell.gateway.services.profile_writer import ProfileWriter
 from openshell.gateway.services.profiles import Profiles
 from openshell.gateway.services.provider_environment import ProviderEnvironment
 from openshell.gateway.services.providers import Providers
+from openshell.gateway.services.readiness import Readiness
 from openshell.gateway.services.refresh import Refresh
 from openshell.gateway.services.sandbox_config import build_sandbox_config
 from openshell.gateway.services.sandboxes import SandboxService
 from openshell.gateway.services.session import SessionService
 from openshell.gateway.services.settings import Settings as SettingsService
+from openshell.gateway.services.ssh_sessions import SessionEndpoint, SshSessions
 from openshell.gateway.services.tokens import TokenService
 from openshell.gateway.services.watch import WatchService
 from openshell.gateway.sessions import Sessions
@@ -337,6 +340,8 @@ class Gateway:
         assert self._session_service is not None  # noqa: S101
         capabilities = driver.capabilities()
         new_id = self._world.new_id
+        readiness = Readiness(store, self.sessions, host_id=compute.host_id)
+        ssh_sessions = SshSessions(store, readiness, self._session_endpoint(), new_id=new_id)
         return [
             HealthService(self._world.version, capabilities),
             SandboxService(
@@ -348,16 +353,17 @@ class Gateway:
                 restrict=self._restrict,
             ),
             self._session_service,
-            ExecService(
-                store,
-                self.sessions,
-                self.relays,
-                self.tasks,
-                new_id=new_id,
-                host_id=compute.host_id,
-            ),
+            ExecService(self.relays, readiness, self.tasks, new_id=new_id),
+            ssh_sessions,
+            ForwardService(self.relays, readiness, ssh_sessions, self.tasks),
             WatchService(store, compute, self.bus),
         ]
+
+    def _session_endpoint(self) -> SessionEndpoint:
+        settings = self._settings
+        scheme = "http" if settings.tls.disabled else "https"
+        ttl_seconds = settings.ssh_session_ttl_seconds
+        return SessionEndpoint(settings.listen.host, self.port, scheme, ttl_seconds)
 
     def _restrict(self, sandbox: openshell_pb2.Sandbox, context: Any) -> None:
         assert self._driver is not None  # noqa: S101  set before any service exists

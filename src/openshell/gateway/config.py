@@ -110,6 +110,8 @@ class Settings:
     mtls_users: bool | None
     allow_unauthenticated_users: bool
     failure_mode: str
+    # Zero: SSH sessions never expire.
+    ssh_session_ttl_seconds: int
     server_sans: tuple[str, ...]
     state_root: Path
     tls_dir: Path
@@ -260,6 +262,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("jwt_kid", key="gateway_jwt.kid_path", parse=_text, default=""),
     Option("jwt_gateway_id", key="gateway_jwt.gateway_id", parse=_text,
            default=EMBEDDED_GATEWAY_ID),
+    Option("ssh_session_ttl", key="ssh_session_ttl_secs", parse=_U64, default=86_400),
     Option("jwt_ttl", key="gateway_jwt.ttl_secs", parse=_U64, default=0),
     Option("credential_key_path", key="credential_storage.key_encryption_key_path", parse=_text,
            default=""),
@@ -297,7 +300,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     *(
         Option(key.replace(".", "_"), key=key, built=False)
         for key in (
-            "sandbox_namespace", "ssh_session_ttl_secs", "credential_drivers",
+            "sandbox_namespace", "credential_drivers",
             "default_credential_driver", "provider_profile_sources", "default_image",
             "supervisor_image", "client_tls_secret_name", "service_account_name",
             "host_gateway_ip", "enable_user_namespaces", "sa_token_ttl_secs", "guest_tls_ca",
@@ -511,6 +514,7 @@ def _build(
         mtls_users=values["mtls_users"],
         allow_unauthenticated_users=values["allow_unauthenticated_users"],
         failure_mode=values["failure_mode"],
+        ssh_session_ttl_seconds=values["ssh_session_ttl"],
         server_sans=tuple(values["server_sans"]),
         state_root=state_root,
         tls_dir=Path(environ.get("OPENSHELL_LOCAL_TLS_DIR") or state_root / "tls"),

@@ -31,6 +31,7 @@ __all__ = [
     "not_found",
     "permission_denied",
     "resource_exhausted",
+    "unauthenticated",
     "unavailable",
     "unimplemented",
 ]
@@ -85,6 +86,10 @@ def already_exists(message: str, **details: str) -> ApiError:
 
 def failed_precondition(message: str, **details: str) -> ApiError:
     return ApiError(Code.FAILED_PRECONDITION, message, details)
+
+
+def unauthenticated(message: str, **details: str) -> ApiError:
+    return ApiError(Code.UNAUTHENTICATED, message, details)
 
 
 def permission_denied(message: str, **details: str) -> ApiError:

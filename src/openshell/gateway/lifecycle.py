@@ -280,6 +280,8 @@ class Lifecycle:
                 raise failed_precondition(
                     f"sandbox '{name}' is {phase.name}; it cannot {event.value} now"
                 )
+            if event is Event.STOP:
+                tx.delete_scope(Kind.SSH_SESSION, row.id)
             if event is Event.START:
                 # What cannot be delivered refuses the start, before the phase says otherwise.
                 self._build_config(tx, sandbox)

@@ -25,7 +25,7 @@ from openshell.gateway.errors import (
     permission_denied,
     unavailable,
 )
-from openshell.gateway.sessions import Session, SessionClosed, Sessions
+from openshell.gateway.sessions import EXT_HALF_CLOSE, Session, SessionClosed, Sessions
 
 __all__ = [
     "CLAIM_SECONDS",
@@ -69,8 +69,10 @@ class RelayBroken(Exception):
 class Relay:
     """A claimed channel. One reader and one writer at a time; close or abort it in the end."""
 
-    def __init__(self, channel_id: str, stream: Stream) -> None:
+    def __init__(self, channel_id: str, stream: Stream, *, half_close: bool = False) -> None:
         self.channel_id = channel_id
+        self._half_close = half_close
+        self._said_end = False
         # None: ended as it should; else why it was cut.
         self.ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._stream = stream
@@ -89,16 +91,30 @@ class Relay:
                 raise RelayBroken from error
             if frame is _EOF or frame.WhichOneof("payload") != "data":
                 # A second init ends this direction.
+                self._said_end = frame is not _EOF and frame.end
                 return None
             data: bytes = frame.data
             if data:
                 return data
 
+    @property
+    def was_cut(self) -> bool:
+        """After the last payload of a connection: it did not end, it broke. Older peers cannot say."""
+        return self._half_close and not self._said_end
+
     async def write(self, data: bytes) -> None:
+        await self._send(openshell_pb2.RelayFrame(data=data))
+
+    async def write_end(self) -> None:
+        """No more is written; an older supervisor learns of it when the relay closes."""
+        if self._half_close:
+            await self._send(openshell_pb2.RelayFrame(end=True))
+
+    async def _send(self, frame: openshell_pb2.RelayFrame) -> None:
         if self.ended.done():
             raise RelayBroken
         try:
-            await self._stream.write(openshell_pb2.RelayFrame(data=data))
+            await self._stream.write(frame)
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -240,7 +256,9 @@ class Relays:
             raise deadline_exceeded("the relay channel has expired")
         if channel.claimed.done():
             raise internal("nobody waits for this relay channel any more")
-        relay = Relay(channel_id, stream)
+        session = self._sessions.get(sandbox_id)
+        half_close = session is not None and EXT_HALF_CLOSE in session.extensions
+        relay = Relay(channel_id, stream, half_close=half_close)
         channel.claimed.set_result(relay)
         return relay
 

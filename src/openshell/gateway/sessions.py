@@ -21,6 +21,7 @@ __all__ = [
     "EXT_ATTACH",
     "EXT_CONFIG_CHANGED",
     "EXT_EXEC",
+    "EXT_HALF_CLOSE",
     "EXT_REPORT",
     "GATEWAY_HEARTBEAT_SECONDS",
     "HEARTBEAT_SECONDS",
@@ -41,7 +42,8 @@ EXT_CONFIG_CHANGED = "config-changed"
 EXT_REPORT = "sandbox-report"
 EXT_EXEC = "exec"
 EXT_ATTACH = "attach"
-EXTENSIONS = (EXT_CONFIG_CHANGED, EXT_REPORT, EXT_EXEC, EXT_ATTACH)
+EXT_HALF_CLOSE = "half-close"
+EXTENSIONS = (EXT_CONFIG_CHANGED, EXT_REPORT, EXT_EXEC, EXT_ATTACH, EXT_HALF_CLOSE)
 
 _log = logging.getLogger(__name__)
 

@@ -1,9 +1,10 @@
 """Relays: the gateway asks, we open a stream back to it and carry a program's frames over it.
 
-Each relay has a task of its own. From us come one `started`, output, one `exit`; from the gateway
-input, sizes and signals. The end of the stream before the exit means that the requester is gone:
-then a command ends, while the main process only loses an attachment. Targets that are not built
-are refused by name; a gateway that sends nonsense loses the relay, never the sandbox.
+Each relay has a task of its own. Of a process from us come one `started`, output, one `exit`; from
+the gateway input, sizes and signals. The end of the stream before the exit means that the requester
+is gone: then a command ends, while the main process only loses an attachment. A connection to a port
+inside is bytes both ways (`tunnels`). Targets that are not built are refused by name; a gateway that
+sends nonsense loses the relay, never the sandbox.
 """
 
 import asyncio
@@ -21,8 +22,9 @@ from openshell.supervisor.gateway_client import END, GatewayClient
 from openshell.supervisor.logs import Logs
 from openshell.supervisor.mainproc import MainProcess
 from openshell.supervisor.output import STDOUT, Exit, OutputReader
-from openshell.supervisor.process import SandboxGone
+from openshell.supervisor.process import ProcessHost, SandboxGone
 from openshell.supervisor.tasks import Tasks
+from openshell.supervisor.tunnels import TunnelRefused, carry, dial
 
 __all__ = ["Relays"]
 
@@ -47,6 +49,7 @@ class Relays:
     def __init__(
         self,
         client: GatewayClient,
+        host: ProcessHost,
         execs: Execs,
         main: MainProcess,
         tasks: Tasks,
@@ -56,6 +59,7 @@ class Relays:
         has_main: bool,
     ) -> None:
         self._client = client
+        self._host = host
         self._execs = execs
         self._main = main
         self._has_main = has_main
@@ -72,14 +76,18 @@ class Relays:
             # Sent again to a session that took over: the stream is on its way.
             return
         kind = relay.WhichOneof("target") or "ssh"
-        if kind not in {"exec", "attach"}:
+        if kind not in {"exec", "attach", "tcp"}:
             answer.relay_result(channel_id, f"{kind} relays are not built yet")
             return
         if len(self._open) >= _MAX_RELAYS:
             answer.relay_result(channel_id, f"{_MAX_RELAYS} relays are open in this sandbox")
             return
-        answer.relay_result(channel_id)
-        task = self._tasks.start(self._serve(relay), f"relay {channel_id}")
+        if kind == "tcp":
+            serving = self._tunnel(relay, answer)
+        else:
+            answer.relay_result(channel_id)
+            serving = self._serve(relay)
+        task = self._tasks.start(serving, f"relay {channel_id}")
         self._open[channel_id] = task
         task.add_done_callback(lambda _: self._open.pop(channel_id, None))
 
@@ -103,6 +111,26 @@ class Relays:
             code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else "ended"
             self._logs.log("debug", "relay", f"relay {relay.channel_id} ended: {code}")
         finally:
+            call.cancel()
+
+    async def _tunnel(self, relay: openshell_pb2.RelayOpen, answer: _Answer) -> None:
+        """Dial first: a port where nobody listens is an answer, not a stream that ends at once."""
+        await self._ready()
+        try:
+            inside = await dial(self._host, relay.tcp.host, relay.tcp.port)
+        except TunnelRefused as refused:
+            answer.relay_result(relay.channel_id, str(refused))
+            return
+        answer.relay_result(relay.channel_id)
+        call = self._client.relay_stream()
+        try:
+            await _Stream(call).begin(relay.channel_id)
+            await carry(call, inside, self._tasks)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            # Whoever asked has left; the program inside sees its connection end.
+            return
+        finally:
+            inside.close()
             call.cancel()
 
     async def _exec(self, target: openshell_ext_pb2.ExecTarget, stream: "_Stream") -> None:

@@ -227,6 +227,7 @@ class Supervisor:
         main = MainProcess(context, self._tasks)
         relays = Relays(
             self._client,
+            host,
             Execs(context, self._tasks),
             main,
             self._tasks,

@@ -19,7 +19,7 @@ from openshell.supervisor.gateway_client import END, GatewayClient, sentence_of
 
 __all__ = ["EXTENSIONS", "Session", "SessionHandler"]
 
-EXTENSIONS = ("config-changed", "sandbox-report", "exec", "attach")
+EXTENSIONS = ("config-changed", "sandbox-report", "exec", "attach", "half-close")
 
 # A local gateway that restarts listens again within a second, and asking a Unix socket costs
 # nothing: a few seconds at most. For gateways elsewhere the ceiling is the contract's.

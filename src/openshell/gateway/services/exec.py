@@ -15,20 +15,11 @@ from typing import Any
 import grpc.aio
 
 from openshell._proto import openshell_ext_pb2, openshell_pb2
-from openshell.gateway import status
-from openshell.gateway.errors import (
-    failed_precondition,
-    invalid_argument,
-    not_found,
-    unavailable,
-)
-from openshell.gateway.hosting import refuse_foreign
+from openshell.gateway.errors import invalid_argument, unavailable
 from openshell.gateway.limits import check_exec
-from openshell.gateway.phases import Phase
-from openshell.gateway.records import Kind, load
 from openshell.gateway.relay import Relay, RelayBroken, Relays
-from openshell.gateway.sessions import EXT_EXEC, Sessions
-from openshell.gateway.store import Store
+from openshell.gateway.services.readiness import Readiness
+from openshell.gateway.sessions import EXT_EXEC
 from openshell.gateway.tasks import Tasks
 
 __all__ = ["CHUNK_BYTES", "ExecService", "chunks"]
@@ -58,20 +49,16 @@ class ExecService:
 
     def __init__(
         self,
-        store: Store,
-        sessions: Sessions,
         relays: Relays,
+        readiness: Readiness,
         tasks: Tasks,
         *,
         new_id: Callable[[], str],
-        host_id: str,
     ) -> None:
-        self._store = store
-        self._sessions = sessions
         self._relays = relays
+        self._readiness = readiness
         self._tasks = tasks
         self._new_id = new_id
-        self._host_id = host_id
 
     async def ExecSandbox(  # noqa: N802  named as the RPC
         self, request: openshell_pb2.ExecSandboxRequest, context: Any
@@ -95,9 +82,7 @@ class ExecService:
     async def _open(
         self, request: openshell_pb2.ExecSandboxRequest, *, has_stdin: bool, size: tuple[int, int]
     ) -> Relay:
-        if not self._sessions.is_ready(request.sandbox_id):
-            # A ready session proves the rest; the store is asked only to say what is wrong.
-            await self._refuse_unless_ready(request.sandbox_id)
+        await self._readiness.require(request.sandbox_id)
         target = openshell_ext_pb2.ExecTarget(
             exec_id=self._new_id(),
             argv=request.command,
@@ -111,16 +96,6 @@ class ExecService:
         )
         opening = openshell_pb2.RelayOpen(exec=target)
         return await self._relays.open(request.sandbox_id, opening, extension=EXT_EXEC)
-
-    async def _refuse_unless_ready(self, sandbox_id: str) -> None:
-        row = await self._store.look_up(lambda tx: tx.get_by_id(Kind.SANDBOX, sandbox_id))
-        if row is None:
-            raise not_found("sandbox not found")
-        refuse_foreign(row, self._host_id)
-        # As stored, not as shown: a supervisor on its way is waited for when the relay is opened.
-        phase = status.phase_of(load(row, openshell_pb2.Sandbox))
-        if phase is not Phase.READY:
-            raise failed_precondition(f"sandbox is not ready (it is {phase.name})")
 
     async def _feed(self, relay: Relay, data: bytes) -> None:
         for chunk in chunks(data):
