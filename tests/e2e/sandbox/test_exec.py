@@ -107,11 +107,20 @@ async def test_a_signal_by_name(world):
     assert (ran.stdout, ran.code) == (b"caught\n", 3)
 
 
-@pytest.mark.parametrize("kind", ["tcp", "ssh"])
-async def test_relays_that_are_not_built_are_refused_by_name(world, kind):
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ({"tcp": {}}, "port 0 is not between"),
+        ({"tcp": {"host": "10.200.0.1", "port": 3128}}, "own loopback"),
+        ({"tcp": {"host": "localhost", "port": 9}}, "Connection refused"),
+        ({"ssh": {}}, "ssh relays are not built yet"),
+    ],
+    ids=["no port", "the proxy", "nobody listens", "ssh"],
+)
+async def test_relays_that_are_refused(world, target, says):
     box = await world.create()
-    with pytest.raises(RuntimeError, match=f"{kind} relays are not built yet"):
-        await world.gateway.relay(box, **{kind: {}})
+    with pytest.raises(RuntimeError, match=says):
+        await world.gateway.relay(box, **target)
 
 
 async def test_many_commands_at_once(world):
