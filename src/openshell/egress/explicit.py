@@ -45,6 +45,8 @@ class ExplicitProxy:
         """Serve a client that speaks to the proxy as to a proxy."""
         exchanges: Exchanges | None = None
         identified = False
+        # How targets that lead to the same place begin, up to the path, as this client writes them.
+        before: bytes | None = None
         try:
             while True:
                 head = await self._pipeline.next_head(connection, FIRST_HEAD_LIMIT, None)
@@ -56,13 +58,18 @@ class ExplicitProxy:
                 if head.method == b"CONNECT":
                     if exchanges is not None:
                         exchanges.close()
-                        exchanges = None
                     await self._connect(connection, head)
                     return
+                if exchanges is not None and before and head.target.startswith(before):
+                    path = head.target[len(before) - 1 :]
+                    if not await exchanges.serve(head.with_target(path)):
+                        return
+                    continue
                 target = self._absolute(connection, head)
                 if isinstance(target, Denial):
                     await say(connection, target, head)
                     return
+                asked = head.target
                 # The authority is read and replaced; from here on the target is a path.
                 head = head.with_target(target.origin_form)
                 local = self._pipeline.local.at(target.host, target.port)
@@ -70,13 +77,13 @@ class ExplicitProxy:
                     if not await local.serve(self._services, connection, head):
                         return
                     continue
-                if exchanges is None or not _leads_to(exchanges, target):
-                    if exchanges is not None:
-                        exchanges.close()
-                        exchanges = None
-                    exchanges = await self._forward_route(connection, head, target)
-                    if exchanges is None:
-                        return
+                if exchanges is not None and not _leads_to(exchanges, target):
+                    exchanges.close()
+                    exchanges = None
+                exchanges = exchanges or await self._forward_route(connection, head, target)
+                if exchanges is None:
+                    return
+                before = _before_path(asked, target)
                 if not await exchanges.serve(head):
                     return
         finally:
@@ -248,6 +255,12 @@ class ExplicitProxy:
             refusal=Refusal("not_supported_yet", ancestors=connection.actor.ancestors),
         )
         return self._services.denials.not_supported(host)
+
+
+def _before_path(asked: bytes, target: AbsoluteTarget) -> bytes | None:
+    """Scheme, authority and the first slash of a target that has a path."""
+    path = target.origin_form
+    return asked[: len(asked) - len(path) + 1] if asked.endswith(path) else None
 
 
 def _leads_to(exchanges: Exchanges, target: AbsoluteTarget) -> bool:

@@ -38,6 +38,8 @@ _GROUPS: Final = frozenset(
 )  # fmt: skip
 
 _Decision: TypeAlias = ocsf.NetworkEvent | ocsf.HttpEvent
+# As a tuple it is looked at in half the time, and it is for every request.
+_DECISIONS: Final = (ocsf.HttpEvent, ocsf.NetworkEvent)
 
 
 @dataclass(slots=True)
@@ -58,7 +60,7 @@ class Tally:
 
     def add(self, event: ocsf.Event) -> None:
         """Count an event that is a decision."""
-        if not isinstance(event, ocsf.NetworkEvent | ocsf.HttpEvent) or event.action is None:
+        if not isinstance(event, _DECISIONS) or event.action is None:
             return
         self._decided += 1
         if event.action is not ocsf.Action.DENIED:

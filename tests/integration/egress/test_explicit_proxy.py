@@ -470,3 +470,33 @@ async def test_more_connections_than_allowed_wait_their_turn():
 
 async def test_ok_is_what_the_other_tests_rely_on():
     assert OK.endswith(b"ok")
+
+
+async def test_targets_on_one_connection_are_each_read_by_themselves():
+    async with Upstream() as up, Upstream() as other:
+        here, there = f"{A}:{up.port}", f"{B}:{other.port}"
+        wanted = [
+            (f"http://{here}", up, "/"),
+            (f"http://{here}/a/b?x=/a/b", up, "/a/b?x=/a/b"),
+            (f"http://{here}/a/b", up, "/a/b"),
+            (f"http://{here}?x=1", up, "/?x=1"),
+            # What follows the question mark is no path, however it begins.
+            (f"http://{here}?x=1/secret", up, "/?x=1/secret"),
+            (f"http://{here}/", up, "/"),
+            (f"http://{there}/{here}/", other, f"/{here}/"),
+            (f"http://{here}//{there}/../x", up, "/x"),
+            (f"HTTP://{here.upper()}/c", up, "/c"),
+        ]
+        async with Proxy(rest_policy(rest(A, up.port), rest(B, other.port))) as proxy:
+            client = await proxy.connect()
+            for target, upstream, _ in wanted:
+                before = len(upstream.requests)
+                status, *_ = await client.request(
+                    f"GET {target} HTTP/1.1\r\nHost: ignored\r\n\r\n".encode()
+                )
+                assert status == 200, target
+                assert len(upstream.requests) == before + 1, target
+            client.close()
+        for upstream in (up, other):
+            paths = [f"GET {path} HTTP/1.1".encode() for _, one, path in wanted if one is upstream]
+            assert [request.line for request in upstream.requests] == paths
