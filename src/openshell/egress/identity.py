@@ -299,6 +299,9 @@ class IdentityResolver:
             raise _Unreadable(f"the executable of process {pid} is hidden") from None
         except OSError:
             raise _Changed from None
+        if not _is_text(path):
+            # No policy can name it, and nothing behind us can hold it: events, summaries, answers.
+            raise _Unreadable(f"the executable of process {pid} has a path that is not UTF-8")
         if stat.st_nlink == 0:
             path = path.removesuffix(" (deleted)")
         mark = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
@@ -319,7 +322,9 @@ class IdentityResolver:
         except OSError:
             return ()
         paths = (os.fsdecode(word) for word in words if word.startswith(b"/"))
-        return tuple(path for path in paths if path not in known)[:_CMDLINE_PATHS]
+        return tuple(path for path in paths if path not in known and _is_text(path))[
+            :_CMDLINE_PATHS
+        ]
 
     async def _verified(self, owners: list[_Owner], inode: int) -> Identity | IdentityUnknown:
         owner = owners[0]
@@ -396,6 +401,15 @@ def _policy_identity(owner: _Owner) -> tuple[_Mark, frozenset[_Mark], tuple[str,
     """
     chain = [(each.path, each.fingerprint) for each in (owner.program, *owner.ancestors)]
     return chain[0], frozenset(chain), owner.cmdline
+
+
+def _is_text(path: str) -> bool:
+    """Whether the bytes of a path are UTF-8: others come as halves of surrogate pairs."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read(path: str, most: int = _LIST_BYTES) -> bytes:

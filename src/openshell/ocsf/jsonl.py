@@ -107,7 +107,24 @@ def _raw(value: Mapping[str, Any]) -> msgspec.Raw:
 
 def to_json(event: Event, context: EventContext = EventContext()) -> bytes:
     """Write one event as one JSON object without a line break."""
-    return _ENCODER.encode(_document(event, context))
+    document = _document(event, context)
+    try:
+        return _ENCODER.encode(document)
+    except UnicodeEncodeError:
+        # The path of a program may be bytes that are no text; the agent chooses it, and its event must not
+        # be the one that is never written.
+        return _ENCODER.encode(_with_text(document))
+
+
+def _with_text(value: Any) -> Any:
+    """The same with halves of surrogate pairs, which UTF-8 cannot hold, written as escapes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {_with_text(key): _with_text(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_text(item) for item in value]
+    return value
 
 
 def _document(event: Event, context: EventContext) -> dict[str, Any]:

@@ -20,6 +20,8 @@ __all__ = ["Token", "TokenError", "read_token", "renewal_delay"]
 # A signed token of ours has some 500 bytes.
 _MAX_TOKEN = 16 << 10
 
+# The year 9999; what is later says nothing.
+_LATEST = 253_402_300_800
 _RENEW_AT = 0.8
 _MIN_DELAY = 1.0
 _MAX_DELAY = 12 * 3600.0
@@ -63,10 +65,12 @@ class Token:
         try:
             payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
             claims = json.loads(payload)
-        except (ValueError, binascii.Error):
+        except (ValueError, binascii.Error, RecursionError):
             return None
         expiry = claims.get("exp") if isinstance(claims, dict) else None
-        return int(expiry) if isinstance(expiry, int | float) and expiry > 0 else None
+        if not isinstance(expiry, int | float) or not 0 < expiry < _LATEST:
+            return None
+        return int(expiry)
 
 
 def read_token(path: str) -> Token:

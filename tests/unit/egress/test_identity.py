@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -230,6 +231,28 @@ async def test_a_replaced_program_stays_refused(diag, v4_server, tmp_path):
     assert isinstance(changed, IdentityUnknown)
     assert "binary integrity check failed" in changed.reason
     assert isinstance(restored, Identity)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_known"), [(b"caf\xc3\xa9", True), (b"caf\xe9", False)], ids=["utf-8", "latin-1"]
+)
+async def test_a_program_whose_path_is_no_text_is_nobody(
+    diag, v4_server, tmp_path, monkeypatch, name, is_known
+):
+    """Its events could not be written, nor could any policy name it."""
+    program = os.fsencode(tmp_path) + b"/" + name
+    shutil.copy(PYTHON, program)
+    monkeypatch.setenv("PYTHONHOME", sys.base_prefix)
+    process = start(CONNECT + "time.sleep(60)", v4_server, executable=program)
+    try:
+        accepted, _ = v4_server.accept()
+        with accepted:
+            found = await IdentityResolver(diag, os.getpid()).resolve(peers(accepted))
+    finally:
+        stop(process)
+    assert isinstance(found, Identity) is is_known
+    if isinstance(found, IdentityUnknown):
+        assert "not UTF-8" in found.reason
 
 
 async def test_an_unknown_connection_is_refused(diag):

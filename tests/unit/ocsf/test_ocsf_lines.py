@@ -1,6 +1,7 @@
 """The two written forms of events: exact lines, one line each, and OCSF field pairs."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -147,6 +148,18 @@ def test_no_text_breaks_the_line(host, path, reason):
     ]
     for event in events:
         assert ocsf.to_line(event).isprintable()
+
+
+def test_a_path_that_is_no_text_is_written_all_the_same():
+    event = NetworkEvent(
+        time_ms=T,
+        activity=NetActivity.OPEN,
+        action=Action.DENIED,
+        process=ProcessRef(os.fsdecode(b"/tmp/\xff"), 1),
+    )
+    document = json.loads(ocsf.to_json(event))
+    assert document["actor"]["process"]["name"] == "/tmp/\\udcff"
+    assert "\\u{dcff}" in ocsf.to_line(event)
 
 
 def test_json_pairs_numbers_and_labels():

@@ -127,6 +127,8 @@ def jwt(claims):
         (jwt([]), None),
         (jwt({"exp": "x"}), None),
         ("opaque", None),
+        (jwt({"exp": float("inf")}), None),
+        (jwt({"exp": float("nan")}), None),
         ("a.!!.c", None),
     ],
 )
