@@ -112,6 +112,27 @@ class PrivateGateway:
             **({"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}),
         )
 
+    @contextlib.contextmanager
+    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """`openshell` for the length of a block; its output streams are pipes."""
+        with subprocess.Popen(
+            [OPENSHELL, *arguments],
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    @property
+    def config(self) -> Path:
+        """Where this user keeps registrations, forwards and the like."""
+        return self.directory / "config/openshell"
+
 
 def sandbox_spec(
     *,

@@ -26,6 +26,9 @@ _ENTRIES = {
     "logs": Entry(
         "openshell.cli.logs:logs", "Show what a sandbox did and what was refused.", _SANDBOX
     ),
+    "forward": Entry(
+        "openshell.cli.forward:forward", "Reach ports inside a sandbox from here.", _SANDBOX
+    ),
     "policy": Entry("openshell.cli.policy:policy", "Read, change and try policies.", _POLICY),
     "settings": Entry(
         "openshell.cli.settings:settings", "Read and change settings beside the policy.", _POLICY
@@ -56,7 +59,7 @@ _ELSEWHERE = {
     "start": "openshell gateway start",
     "stop": "openshell gateway stop",
 }
-_ALIASES = {"sb": "sandbox", "lg": "logs", "pol": "policy", "gw": "gateway"}
+_ALIASES = {"sb": "sandbox", "fwd": "forward", "lg": "logs", "pol": "policy", "gw": "gateway"}
 
 
 def _version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:

@@ -223,7 +223,10 @@ def delete(names: tuple[str, ...], everything: bool) -> None:
             )
         import grpc
 
+        from openshell.cli.forward import stop_all
+
         for name in names:
+            stop_all(name)
             try:
                 found = opened.client.delete(name, workspace=opened.workspace)
             except grpc.RpcError as error:
@@ -239,7 +242,10 @@ def delete(names: tuple[str, ...], everything: bool) -> None:
 def stop(name: str | None) -> None:
     """End the processes of a sandbox; its workspace stays for 'start'."""
     with session(start=False) as opened:
+        from openshell.cli.forward import stop_all
+
         chosen = opened.sandbox_name(name)
+        stop_all(chosen)
         opened.client.stop(chosen, workspace=opened.workspace)
         opened.client.wait_stopped(chosen, workspace=opened.workspace)
     print(f"Stopped sandbox {chosen}")

@@ -1,18 +1,22 @@
-"""Opening a gRPC channel to a gateway. The only place of the client that knows certificates."""
+"""Opening gRPC channels to a gateway. The only place of the client that knows certificates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import grpc
+import grpc.aio
 
 from openshell.sdk.errors import SandboxError
 
-__all__ = ["TlsConfig", "open_channel", "split_endpoint"]
+if TYPE_CHECKING:
+    from openshell.sdk.registry import Registry, Target
+
+__all__ = ["TlsConfig", "channel_arguments", "open_async_channel", "open_channel", "split_endpoint"]
 
 _OPTIONS: Sequence[tuple[str, Any]] = (
     # Pings also when idle (spec: CLI 1): a dead gateway is noticed during a long attach.
@@ -89,8 +93,23 @@ def open_channel(address: str, tls: TlsConfig | None) -> grpc.Channel:
     """
     if tls is None:
         return grpc.insecure_channel(address, options=_OPTIONS)
+    return grpc.secure_channel(address, _credentials(tls), options=_OPTIONS)
+
+
+def open_async_channel(address: str, tls: TlsConfig | None) -> grpc.aio.Channel:
+    """The same for asyncio; made and used in one running loop.
+
+    Raises:
+        SandboxError: a certificate file cannot be read.
+    """
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    return grpc.aio.secure_channel(address, _credentials(tls), options=_OPTIONS)
+
+
+def _credentials(tls: TlsConfig) -> grpc.ChannelCredentials:
     try:
-        credentials = grpc.ssl_channel_credentials(
+        return grpc.ssl_channel_credentials(
             root_certificates=tls.ca_path.read_bytes() if tls.ca_path else None,
             private_key=tls.key_path.read_bytes() if tls.key_path else None,
             certificate_chain=tls.cert_path.read_bytes() if tls.cert_path else None,
@@ -99,4 +118,18 @@ def open_channel(address: str, tls: TlsConfig | None) -> grpc.Channel:
         raise SandboxError(
             f"cannot read the client certificate {error.filename}: {error.strerror}"
         ) from error
-    return grpc.secure_channel(address, credentials, options=_OPTIONS)
+
+
+def channel_arguments(registry: Registry, target: Target) -> tuple[str, TlsConfig | None]:
+    """Address and certificates for a resolved gateway, as kept under its name.
+
+    Raises:
+        SandboxError: the endpoint is not a URL, its certificates are missing, or its way of
+            authentication is not built yet.
+    """
+    tls, host, port = split_endpoint(target.endpoint)
+    mode = target.record.auth if target.record else ("mtls" if tls else "plaintext")
+    if mode not in {"mtls", "plaintext"}:
+        raise SandboxError(f"gateway '{target.name}' signs in with {mode}: not supported yet")
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return address, TlsConfig.from_directory(registry.mtls_directory(target.name)) if tls else None

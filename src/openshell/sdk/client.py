@@ -17,7 +17,7 @@ from typing import Self
 import grpc
 
 from openshell._proto import openshell_ext_pb2_grpc, openshell_pb2, openshell_pb2_grpc
-from openshell.sdk.channel import TlsConfig, open_channel, split_endpoint
+from openshell.sdk.channel import TlsConfig, channel_arguments, open_channel
 from openshell.sdk.errors import SandboxError
 from openshell.sdk.refs import ExecChunk, ExecResult, SandboxRef, sandbox_ref
 from openshell.sdk.registry import Registry, Target
@@ -85,13 +85,8 @@ class SandboxClient:
             SandboxError: the endpoint is not a URL, its certificates are missing, or its way of
                 authentication is not built yet.
         """
-        tls, host, port = split_endpoint(target.endpoint)
-        mode = target.record.auth if target.record else ("mtls" if tls else "plaintext")
-        if mode not in {"mtls", "plaintext"}:
-            raise SandboxError(f"gateway '{target.name}' signs in with {mode}: not supported yet")
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        config = TlsConfig.from_directory(registry.mtls_directory(target.name)) if tls else None
-        return cls(address, tls=config, timeout=timeout, cluster_name=target.name)
+        address, tls = channel_arguments(registry, target)
+        return cls(address, tls=tls, timeout=timeout, cluster_name=target.name)
 
     def __enter__(self) -> Self:
         return self
