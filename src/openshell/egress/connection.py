@@ -10,9 +10,16 @@ import datetime as dt
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
 
-from openshell.egress.admission import Admission, Admitted, DestinationRefused, NotAdmitted
+from openshell.egress.admission import (
+    Admission,
+    Admitted,
+    DestinationRefused,
+    NotAdmitted,
+    is_guarded,
+)
 from openshell.egress.ca import SandboxCA
 from openshell.egress.denials import Denials
 from openshell.egress.events import Actor, EventLog
@@ -29,7 +36,18 @@ from openshell.egress.websocket.messages import AssemblyBudget
 from openshell.ocsf import HostPort, ProcessRef
 from openshell.policy.decide import RequestDenied
 
-__all__ = ["ClientConnection", "Services"]
+__all__ = ["ClientConnection", "RawAs", "Services"]
+
+
+class RawAs(Enum):
+    """Why bytes are copied unseen, which says what must stay true of the policy meanwhile."""
+
+    # Captured, and nobody has looked: only a plain TCP endpoint allows that.
+    TCP = "tcp"
+    # The policy wants no look at what is inside.
+    OPAQUE = "opaque"
+    # A tunnel that turned out to speak nothing we know.
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +112,7 @@ class ClientConnection:
         "judged",
         "peers",
         "progress",
-        "raw_as_skip",
+        "raw_as",
         "relay",
         "session",
         "stream",
@@ -123,7 +141,8 @@ class ClientConnection:
         self.relay: Relay | None = None
         self.websocket: OpenWebSocket | None = None
         self.session: OpenSession | None = None
-        self.raw_as_skip = False
+        # Set as soon as the connection is to be copied, also while its upstream is being dialled.
+        self.raw_as: RawAs | None = None
         self.field_memory = FieldMemory()
 
     def within(self, seconds: float) -> None:
@@ -178,6 +197,8 @@ class ClientConnection:
                     return
         if verdict is None:
             return
+        # Ended once; whoever is still busy with it finds it admitted no more.
+        self.admitted = None
         request = admitted.request
         self._services.log.connection_closed(
             self.actor,
@@ -196,11 +217,18 @@ class ClientConnection:
 
     def _may_stay_raw(self, admitted: Admitted) -> bool:
         """Say whether a raw copy is still what the policy wants; other connections always may."""
-        if self.relay is None:
+        if self.raw_as is None:
             return True
-        if self.raw_as_skip:
-            return admitted.decision.tls_mode == "skip"
-        return not admitted.decision.l7_configs
+        decision = admitted.decision
+        if is_guarded(decision):
+            return False
+        match self.raw_as:
+            case RawAs.TCP:
+                return decision.is_tcp
+            case RawAs.OPAQUE:
+                return decision.is_opaque
+            case RawAs.UNKNOWN:
+                return not decision.l7_configs
 
 
 def _reason(verdict: Admitted | NotAdmitted | RequestDenied) -> str:

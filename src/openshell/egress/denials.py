@@ -228,6 +228,10 @@ class Denials:
         shown = bytes(byte if 0x20 <= byte < 0x7F else 0x3F for byte in policy)
         return _json(403, body, (b"X-OpenShell-Policy", shown))
 
+    def unmapped_address(self, reason: str) -> Denial:
+        """An address that the sandbox's resolver once gave, or never did."""
+        return _json(403, {"error": "policy_denied", "detail": reason})
+
     def invalid_target(self, *, encoded_slash: bool = False) -> Denial:
         body = {"error": "invalid_request_target", "detail": "request-target must be canonical"}
         if encoded_slash:

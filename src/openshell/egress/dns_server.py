@@ -14,6 +14,7 @@ import socket
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 from openshell.egress.dns import (
     QUERY_LIMIT,
@@ -26,7 +27,7 @@ from openshell.egress.dns import (
     render_error,
 )
 
-__all__ = ["DnsRefusal", "DnsServer", "SyntheticTable"]
+__all__ = ["DnsRefusal", "DnsServer", "SyntheticTable", "Unmapped"]
 
 # A benchmarking range (RFC 2544), routed nowhere; and a ULA prefix of our own.
 SYNTHETIC_V4 = ipaddress.IPv4Network("198.18.0.0/15")
@@ -56,6 +57,13 @@ class DnsRefusal:
     host: str | None
     rtype: int | None
     reason: str
+
+
+class Unmapped(Enum):
+    """Why an address of our ranges stands for no name."""
+
+    NEVER = "never handed out"
+    FORGOTTEN = "handed out once and forgotten since"
 
 
 @dataclass(slots=True)
@@ -97,18 +105,19 @@ class SyntheticTable:
 
     def host_for(self, address: str) -> str | None:
         """The host an address was handed out for; a use keeps it pinned."""
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return None
-        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-            parsed = parsed.ipv4_mapped
-        base = SYNTHETIC_V4 if parsed.version == 4 else SYNTHETIC_V6
-        host = self._by_number.get(int(parsed) - int(base.network_address) - 1)
+        number = _number_of(address)
+        host = None if number is None else self._by_number.get(number)
         if host is not None:
             self._entries[host].last_used = self._clock()
             self._entries.move_to_end(host)
         return host
+
+    def unmapped(self, address: str) -> Unmapped | None:
+        """Say why an address stands for no name; None when it is no address of ours, or does."""
+        number = _number_of(address)
+        if number is None or number in self._by_number:
+            return None
+        return Unmapped.FORGOTTEN if 0 <= number < self._next else Unmapped.NEVER
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -131,6 +140,18 @@ class SyntheticTable:
         number = self._next % size
         self._next += 1
         return number
+
+
+def _number_of(address: str) -> int | None:
+    """The place of an address in our ranges; None when it is in neither."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    base = SYNTHETIC_V4 if parsed.version == 4 else SYNTHETIC_V6
+    return int(parsed) - int(base.network_address) - 1 if parsed in base else None
 
 
 class DnsServer:

@@ -100,7 +100,14 @@ class EventLog:
         self._now_ms = now_ms
 
     def connection_allowed(
-        self, actor: Actor, dst: HostPort, policy: str, message: str, *, engine: str = "opa"
+        self,
+        actor: Actor,
+        dst: HostPort,
+        policy: str,
+        message: str,
+        *,
+        engine: str = "opa",
+        detail: str = "",
     ) -> None:
         """Record with the program's parents: a rule may name one of them, and requests are many."""
         self._sink(
@@ -116,6 +123,7 @@ class EventLog:
                 policy=policy,
                 engine=engine,
                 message=message,
+                detail=detail,
                 unmapped=_parents(actor),
             )
         )

@@ -190,7 +190,7 @@ class ExplicitProxy:
         connection.admitted = current
         self._pipeline.opened(connection, current, "CONNECT")
         connection.stream.write(_ESTABLISHED)
-        if current.decision.tls_mode == "skip":
+        if current.decision.is_opaque:
             await self._pipeline.copy(connection, current, upstream)
         else:
             await self._dispatch(connection, current, upstream)

@@ -194,7 +194,9 @@ def judge(
         return Refused(route, Fault.WEBSOCKET, where)
     scope = EndpointScope(admitted.decision.host, admitted.decision.port, request.path)
     credentials = generation.credentials
-    if head.version != b"HTTP/1.1" and not route.absolute and head.host is None:
+    is_nameless = head.version != b"HTTP/1.1" and not route.absolute and head.host is None
+    if is_nameless or admitted.decision.is_tcp:
+        # The author of a plain TCP endpoint has asked for bytes that nobody changes.
         credentials = _NO_CREDENTIALS
     granted = _granted(route, where, credentials, scope, pending) if credentials.grants else None
     if isinstance(granted, NeedsToken | Refused):

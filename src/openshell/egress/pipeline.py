@@ -11,7 +11,7 @@ import asyncio
 import ssl
 
 from openshell.egress.admission import Admitted, NotAdmitted, is_guarded
-from openshell.egress.connection import ClientConnection, Services
+from openshell.egress.connection import ClientConnection, RawAs, Services
 from openshell.egress.denials import Denial, bare
 from openshell.egress.exchange import Exchanges
 from openshell.egress.http1 import (
@@ -26,7 +26,7 @@ from openshell.egress.local_names import LocalName, LocalNames
 from openshell.egress.peek import FirstBytes, classify
 from openshell.egress.relay import Relay
 from openshell.egress.route import Route
-from openshell.egress.stream import Stream, TlsStream
+from openshell.egress.stream import Stream, TlsStream, keep_alive
 from openshell.egress.upstream import UpstreamFailed, UpstreamKey
 from openshell.ocsf import HostPort, Refusal, Severity
 
@@ -45,7 +45,7 @@ class Pipeline:
         """Refuse what could not be treated as the policy demands, before anything is opened."""
         services, request, decision = self._services, admitted.request, admitted.decision
         ancestors = connection.actor.ancestors
-        if decision.tls_mode != "skip" and services.ca is None:
+        if not decision.is_opaque and services.ca is None:
             services.log.connection_denied(
                 connection.actor,
                 HostPort(request.host, request.port),
@@ -199,8 +199,21 @@ class Pipeline:
     ) -> None:
         """Copy bytes both ways without looking at them."""
         connection.deadline = None
-        client_socket, to_upstream = await connection.stream.detach()
-        upstream_socket, to_client = await upstream.detach()
+        if connection.raw_as is None:
+            is_opaque = admitted.decision.is_opaque
+            connection.raw_as = RawAs.OPAQUE if is_opaque else RawAs.UNKNOWN
+        try:
+            client_socket, to_upstream = await connection.stream.detach()
+        except BaseException:
+            # The client has gone while the upstream was being dialled.
+            upstream.abort()
+            raise
+        try:
+            upstream_socket, to_client = await upstream.detach()
+        except BaseException:
+            client_socket.close()
+            raise
+        keep_alive(upstream_socket)
         relay = Relay(
             client_socket,
             upstream_socket,
@@ -209,10 +222,11 @@ class Pipeline:
             idle_seconds=None,
             half_closed_seconds=self._services.limits.tunnel_half_closed_seconds,
         )
-        connection.raw_as_skip = admitted.decision.tls_mode == "skip"
         connection.relay = relay
         # A reload between the decision and this line was missed by everybody else.
         connection.reevaluate(self._services.holder.current)
+        if connection.admitted is None:
+            relay.close("the policy changed")
         await relay.run()
 
     async def next_head(
@@ -282,7 +296,9 @@ class Pipeline:
             return admitted
         return self._services.admission.readmit(admitted, generation)
 
-    def opened(self, connection: ClientConnection, admitted: Admitted, how: str) -> None:
+    def opened(
+        self, connection: ClientConnection, admitted: Admitted, how: str, detail: str = ""
+    ) -> None:
         """Record that a tunnel or a captured connection was allowed."""
         request, decision = admitted.request, admitted.decision
         dst = HostPort(request.host, request.port)
@@ -292,6 +308,7 @@ class Pipeline:
             dst,
             decision.matched_policy,
             f"{how}{inspected} allowed {dst}",
+            detail=detail,
         )
 
     def unparsable(

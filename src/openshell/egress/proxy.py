@@ -163,6 +163,7 @@ class EgressProxy:
             self._accept(sock, is_captured=True)
         self._spawn(self._sweep(), "sweep connections")
         self._log.listener("the egress proxy accepts connections", Severity.INFORMATIONAL)
+        self._say_what_is_missing(self._services.holder.current)
 
     async def close(self) -> None:
         """End everything: listeners, connections, names."""
@@ -246,9 +247,17 @@ class EgressProxy:
             self._upstreams.tidy()
 
     def _reload(self, generation: Generation) -> None:
+        self._say_what_is_missing(generation)
         for connection in tuple(self._connections):
             connection.reevaluate(generation)
         self._upstreams.drop_older(generation.credentials.epoch)
+
+    def _say_what_is_missing(self, generation: Generation) -> None:
+        if generation.policy.has_tcp and not self._listeners.capture:
+            self._log.listener(
+                "protocol: tcp works through CONNECT only: this kernel captures no connections",
+                Severity.MEDIUM,
+            )
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -283,7 +292,7 @@ def _doors(
     own = {str(sock.getsockname()[0]) for sock in (*listeners.proxy, *listeners.dns_udp)}
     capture = CaptureAdapter(
         pipeline,
-        host_for=names.host_for,
+        names=names,
         own_addresses=frozenset(own - {"0.0.0.0", "::"}),
     )
     return server, ExplicitProxy(pipeline), capture

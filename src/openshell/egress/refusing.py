@@ -32,6 +32,12 @@ __all__ = [
 _H2C_REASON: Final = "HTTP/2 cleartext upgrade not supported for L7-inspected endpoints"
 # Decisions that say nothing about the policy: somebody could not be named.
 _UNKNOWN_IDENTITY: Final = "identity_unknown"
+# Under which activity a refused connection counts, by the stage at which it was refused.
+_GROUPS: Final = {
+    "connect": "connect_policy",
+    "transparent-tcp": "connect_policy",
+    "bypass": "bypass",
+}
 
 
 def refuse_connection(
@@ -40,10 +46,10 @@ def refuse_connection(
     why: ConnectionDenied | DestinationRefused,
     host: str,
     port: int,
+    stage: str = "connect",
 ) -> Denial:
     """Record and word the refusal of a CONNECT or of a captured connection."""
-    captured = connection.is_captured
-    activity = NetActivity.REFUSE if captured else NetActivity.OPEN
+    activity = NetActivity.REFUSE if connection.is_captured else NetActivity.OPEN
     if isinstance(why, ConnectionDenied):
         services.log.connection_denied(
             connection.actor,
@@ -51,7 +57,7 @@ def refuse_connection(
             engine="opa",
             reason=why.reason,
             activity=activity,
-            refusal=_of_connection(why, connection, *_labels(captured, "connect")),
+            refusal=_of_connection(why, connection, stage, _GROUPS[stage]),
         )
         return services.denials.connect_denied(why)
     services.log.connection_denied(
@@ -361,10 +367,6 @@ def _deny(
     services.log.request_denied(
         connection.actor, where, policy, engine=engine, reason=reason, refusal=refusal, code=code
     )
-
-
-def _labels(captured: bool, stage: str) -> tuple[str, str]:
-    return ("bypass", "bypass") if captured else (stage, f"{stage}_policy")
 
 
 def _of_connection(

@@ -4,7 +4,7 @@ Raw non-blocking sockets and one buffer of 1 MiB for the whole process: large re
 loop cheap, and a read is written out before the next one begins, so that one buffer serves every tunnel.
 What a slow target does not take at once is kept (at most one buffer's worth, and of all tunnels together no
 more than a named limit) and the source waits.
-An end of one direction is passed on as a half-close. Nothing is looked at; who may open a tunnel and when it
+An end of one direction is passed on as a half-close, a connection that was lost as a reset. Nothing is looked at; who may open a tunnel and when it
 must close is decided by the pipeline, which calls `close`.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -28,6 +29,7 @@ _ROUNDS: Final = 4
 # fast server and read from none; beyond this, reads are small and a tunnel keeps no more than one of them.
 HELD_LIMIT: Final = 32 * 1024 * 1024
 CROWDED_READ: Final = 16 * 1024
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class _Shared:
@@ -216,9 +218,17 @@ class Relay:
             self._back.stop()
             if self._timer is not None:
                 self._timer.cancel()
+            if not self._is_whole():
+                # Cut short must not look like an end: protocols without lengths would take it for one.
+                for sock in self._sockets:
+                    with suppress(OSError):
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             for sock in self._sockets:
                 sock.close()
         return RelayResult(end, self._out.count, self._back.count, detail)
+
+    def _is_whole(self) -> bool:
+        return self._out.done and self._back.done
 
     def close(self, detail: str = "") -> None:
         """Ends the tunnel now; `run` returns with CLOSED."""
@@ -230,7 +240,7 @@ class Relay:
         self._end(RelayEnd.LOST)
 
     def direction_done(self) -> None:
-        if self._out.done and self._back.done:
+        if self._is_whole():
             self._end(RelayEnd.FINISHED)
         else:
             self._arm()

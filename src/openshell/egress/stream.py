@@ -18,7 +18,7 @@ import sys
 import termios
 from typing import Final, cast
 
-__all__ = ["RESET", "Stream", "StreamLost", "TlsStream", "dial", "open_stream"]
+__all__ = ["RESET", "Stream", "StreamLost", "TlsStream", "dial", "keep_alive", "open_stream"]
 
 # Unread bytes at which the peer is made to wait. Several socket buffers, so that a fast download
 # wakes us rarely; two streams of this size bound what one connection can make us hold.
@@ -279,6 +279,8 @@ class Stream(asyncio.Protocol):
 
 
 _RESET_ON_CLOSE: Final = b"\1\0\0\0\0\0\0\0"
+# Routers forget silent connections after a few minutes; databases keep theirs for hours.
+_KEEPALIVE_SECONDS: Final = 60
 
 
 class TlsStream(Stream):
@@ -419,6 +421,15 @@ async def open_stream(sock: socket.socket) -> Stream:
     loop = asyncio.get_running_loop()
     _, stream = await loop.connect_accepted_socket(Stream, sock)
     return stream
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel ask a silent peer whether it is there, so that a dead one is noticed."""
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_SECONDS)
 
 
 async def dial(host: str, port: int, timeout: float) -> Stream:

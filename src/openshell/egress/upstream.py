@@ -1,6 +1,6 @@
 """Connections to upstreams: dialling pinned addresses, TLS with verification, and keeping them for reuse.
 
-Only addresses are dialled, in the order of the plan; a name is used for TLS alone. What the operator has
+Only addresses are dialled, in the order of the plan (`racing`); a name is used for TLS alone. What the operator has
 go through a corporate proxy is dialled by `corporate`. A connection is kept
 under everything that decided about it (destination, TLS, credential epoch), so that one opened under other
 addresses or other credentials is never taken. Which requests may go out, and whether a response left the
@@ -18,7 +18,8 @@ from typing import Final
 from openshell.egress.ca import describe_tls_error
 from openshell.egress.corporate import CorporateTunnels, TunnelFailed
 from openshell.egress.destination import Address, Plan
-from openshell.egress.stream import Stream, StreamLost, TlsStream, dial
+from openshell.egress.racing import dial_any
+from openshell.egress.stream import Stream, StreamLost, TlsStream
 
 __all__ = ["IdlePool", "UpstreamFailed", "UpstreamKey", "UpstreamLease", "Upstreams"]
 
@@ -141,20 +142,18 @@ class Upstreams:
         return UpstreamLease(key, stream, reused=False)
 
     async def dial(self, plan: Plan, *, direct: bool = False) -> Stream:
-        """A new plain connection to the first address that answers, for tunnels. Raises UpstreamFailed."""
+        """A new plain connection to an address that answers, for tunnels. Raises UpstreamFailed."""
         addresses = plan.addresses
         if self._corporate is not None and not direct:
             addresses = self._corporate.proxy.bypassed(plan)
             if not addresses:
                 return await self._tunnel(self._corporate, plan)
-        reason = "no address"
-        for address in addresses:
-            try:
-                return await dial(str(address), plan.port, self._dial_seconds)
-            except TimeoutError:
-                reason = "timed out"
-            except OSError as error:
-                reason = error.strerror or type(error).__name__
+        try:
+            return await dial_any(addresses, plan.port, self._dial_seconds)
+        except TimeoutError:
+            reason = "timed out"
+        except OSError as error:
+            reason = error.strerror or str(error)
         raise UpstreamFailed("dial", reason)
 
     async def _tunnel(self, corporate: CorporateTunnels, plan: Plan) -> Stream:

@@ -30,6 +30,7 @@ __all__ = [
     "place",
     "register_operation",
     "set_access",
+    "set_tcp",
 ]
 
 
@@ -99,6 +100,10 @@ def add_binary(binary: str | None, key: str) -> str:
 
 def set_access(access: str, location: str) -> str:
     return f"set access: {access} at {_in(location)}"
+
+
+def set_tcp(location: str) -> str:
+    return f"set protocol: tcp at {_in(location)}"
 
 
 def add_allow_rule(method: str, path: str, location: str) -> str:

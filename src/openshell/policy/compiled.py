@@ -27,7 +27,7 @@ from openshell.policy.decide import (
     RequestDenied,
 )
 from openshell.policy.endpoint_rules import EndpointRules
-from openshell.policy.hosts import HostIndex, is_acceptable_host, normalize_host
+from openshell.policy.hosts import HostIndex, is_acceptable_host, is_address, normalize_host
 from openshell.policy.judge_graphql import judge_graphql
 from openshell.policy.judge_rest import judge_rest, judge_websocket
 from openshell.policy.judge_rpc import judge_json_rpc, judge_mcp
@@ -49,7 +49,15 @@ _JUDGES: Final[Mapping[str, Judge]] = {
 class CompiledPolicy:
     """One generation of a policy. Share it freely: nothing in it changes."""
 
-    __slots__ = ("_index", "_quarantine", "_refusals", "_rule_count", "_rules", "generation")
+    __slots__ = (
+        "_index",
+        "_quarantine",
+        "_refusals",
+        "_rule_count",
+        "_rules",
+        "generation",
+        "has_tcp",
+    )
 
     def __init__(
         self,
@@ -61,6 +69,9 @@ class CompiledPolicy:
         quarantine_text: str | None = None,
     ) -> None:
         self.generation: Final = generation
+        targets = tuple(targets)
+        # Whether some endpoint is a plain TCP connection.
+        self.has_tcp: Final = any(t.config.is_tcp for t in targets)
         self._index = HostIndex((t.config.endpoint.host, t) for t in targets)
         self._rules = rules
         self._rule_count = rule_count
@@ -91,7 +102,7 @@ class CompiledPolicy:
             return self._refusals.connection(
                 request, "invalid_host", reason, None, "use a valid host name"
             )
-        targets = [t for t in self._index.find(host) if request.port in t.ports]
+        targets = self._targets(host, request.port)
         targets.sort(key=_by_order)
         programs = programs_of(request)
         grades: dict[str, Match] = {}
@@ -125,6 +136,18 @@ class CompiledPolicy:
             trusted=tuple(trusted),
             generation=self.generation,
         )
+
+    def is_tcp_only(self, host: str, port: int) -> bool:
+        """Whether, for whatever program, only plain TCP connections are declared for this place."""
+        targets = self._targets(normalize_host(host), port)
+        return bool(targets) and all(t.config.is_tcp for t in targets)
+
+    def _targets(self, host: str, port: int) -> list[Target]:
+        targets = [t for t in self._index.find(host) if port in t.ports]
+        if any(t.config.is_tcp for t in targets) and is_address(host):
+            # A wildcard stands for labels of names; a plain connection is never found by address.
+            return [t for t in targets if not t.config.is_tcp]
+        return targets
 
     def authorize(
         self, connection: ConnectionAllowed, request: L7Request, *, trusted_only: bool = False

@@ -93,6 +93,11 @@ class EndpointConfig:
         return self.protocol not in ("", "tcp")
 
     @property
+    def is_tcp(self) -> bool:
+        """Whether its author asked for a plain TCP connection, of which nothing is looked at."""
+        return self.protocol == "tcp"
+
+    @property
     def judges_graphql(self) -> bool:
         """Whether requests, or on websocket endpoints messages, are read as GraphQL."""
         return self.protocol == "graphql" or (
@@ -149,6 +154,16 @@ class ConnectionAllowed:
     def tls_mode(self) -> str:
         """Either "skip" or "auto"."""
         return "skip" if self.configs and self.configs[0].tls_skip else "auto"
+
+    @property
+    def is_tcp(self) -> bool:
+        """Whether this is a plain TCP connection: every endpoint that matched says so."""
+        return all(config.is_tcp for config in self.endpoints)
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether bytes are copied without a look at them, whatever they are."""
+        return self.is_tcp or self.tls_mode == "skip"
 
     @property
     def allowed_ips(self) -> tuple[str, ...]:

@@ -195,6 +195,9 @@ def _treatment_steps(connection: ConnectionAllowed, *, encrypted: bool) -> Itera
         yield Step(
             "inspection", Verdict.PASS, f"requests are judged by {_named(connection.l7_configs)}"
         )
+    elif connection.is_tcp:
+        detail = "protocol: tcp: bytes pass unseen, TLS stays closed, no credential is put in"
+        yield Step("inspection", Verdict.NOTE, detail)
     elif connection.l7_configs:
         detail = "tls: skip leaves encrypted traffic closed: rules do not apply"
         yield Step("inspection", Verdict.NOTE, detail)

@@ -37,6 +37,7 @@ class Feature(StrEnum):
 # Widen this when the proxy learns more.
 ENFORCED: Final = frozenset(
     (
+        Feature.TCP,
         Feature.REST,
         Feature.WEBSOCKET,
         Feature.WEBSOCKET_REWRITE,

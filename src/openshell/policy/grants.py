@@ -204,6 +204,8 @@ def _within(word: str, endpoint: Endpoint) -> str:
 
 
 def _options(endpoint: Endpoint) -> Iterator[str]:
+    # More than no protocol at all: whatever a direct connection begins with.
+    yield "protocol: tcp" if endpoint.protocol.strip().lower() == "tcp" else ""
     for name in (
         "allow_encoded_slash",
         "websocket_credential_rewrite",

@@ -15,7 +15,14 @@ from typing import Final, Generic, TypeVar
 
 from openshell.policy.globs import GlobError, TextMatcher, compile_glob
 
-__all__ = ["HostIndex", "compile_host", "is_acceptable_host", "is_wildcard_host", "normalize_host"]
+__all__ = [
+    "HostIndex",
+    "compile_host",
+    "is_acceptable_host",
+    "is_address",
+    "is_wildcard_host",
+    "normalize_host",
+]
 
 _Entry = TypeVar("_Entry")
 
@@ -40,6 +47,17 @@ def normalize_host(host: str) -> str:
         return str(ipaddress.IPv6Address(host.removeprefix("[").removesuffix("]")))
     except ValueError:
         return host
+
+
+def is_address(host: str) -> bool:
+    """Whether a normalized host is an address; names never begin and end like one."""
+    if ":" not in host and not host[-1:].isdigit():
+        return False
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_acceptable_host(host: str) -> bool:

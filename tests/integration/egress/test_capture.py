@@ -1,77 +1,27 @@
 """Captured connections: judged like any other, answered in HTTP or reset, never silent.
 
-Here the accepted socket's own address plays the original destination: the listener takes every
-address of loopback, and the table of handed-out names is told which host an address stands for.
+Plain TCP endpoints have tests of their own: `test_plain_tcp`.
 """
 
-import asyncio
 import ssl
 
 import pytest
 
+from integration.egress.captured import SYNTHETIC, Captured, say
 from integration.egress.harness import (
     A,
     B,
-    Client,
-    Proxy,
     Upstream,
     plain,
     problem,
     rest,
     rest_policy,
 )
-from openshell.egress.identity import Peers
-from openshell.egress.limits import Limits
-
-# A busy machine may keep a client from its first byte for a while.
-LIMITS = Limits(captured_silent_seconds=2.0, refusal_peek_seconds=1.0)
-
-
-class Captured(Proxy):
-    """A proxy whose captured connections believe in another destination."""
-
-    def __init__(self, policy, destination, names, **extra):
-        super().__init__(policy, limits=LIMITS, **extra)
-        self._destination = destination
-        self._names = names
-
-    async def __aenter__(self):
-        await super().__aenter__()
-        adapter = self.proxy._capture
-        adapter._host_for = self._names.get
-        serve = adapter.serve
-
-        async def elsewhere(connection):
-            connection.peers = Peers(connection.peers.client, self._destination)
-            await serve(connection)
-
-        if self._destination is not None:
-            adapter.serve = elsewhere
-        return self
-
-    async def connect_directly(self):
-        return Client(*await asyncio.open_connection("127.0.0.1", self.capture_port))
-
-
-SYNTHETIC = "198.18.0.1"
+from unit.egress.test_tls_hello import extension, hello, record, sni
 
 
 def get(host, port):
     return f"GET /x HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()
-
-
-async def say(proxy, data):
-    """Send and return the answer, and whether the end was a reset."""
-    client = await proxy.connect_directly()
-    if data:
-        await client.send(data)
-    try:
-        async with asyncio.timeout(5):
-            return await client.reader.read(65536), False
-    except ConnectionResetError:
-        return b"", True
-    finally:
-        client.close()
 
 
 async def test_http_to_a_looked_up_name():
@@ -119,11 +69,25 @@ async def test_another_server_name_is_refused(tls):
     assert up.connections == 0
 
 
-async def test_another_host_field_is_refused():
+OTHER_HOSTS = {
+    "Host": "GET /x HTTP/1.1\r\nHost: {b}\r\n\r\n",
+    "absolute target": "GET http://{b}/x HTTP/1.1\r\nHost: {a}\r\n\r\n",
+    "Host beside an absolute target": "GET http://{a}/x HTTP/1.1\r\nHost: {b}\r\n\r\n",
+    "both": "GET http://{b}/x HTTP/1.1\r\nHost: {b}\r\n\r\n",
+    "another port": "GET /x HTTP/1.1\r\nHost: {host}:1\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("request_of", OTHER_HOSTS.values(), ids=OTHER_HOSTS.keys())
+async def test_another_host_field_is_refused(request_of):
     async with Upstream() as up:
         policy = rest_policy(rest(A, up.port), rest(B, up.port))
         async with Captured(policy, (SYNTHETIC, up.port), {SYNTHETIC: A}) as proxy:
-            answer, _ = await say(proxy, get(B, up.port))
+            names = {"a": f"{A}:{up.port}", "b": f"{B}:{up.port}", "host": A}
+            good, _ = await say(proxy, get(A, up.port))
+            assert good.startswith(b"HTTP/1.1 200 ")
+            up.requests.clear()
+            answer, _ = await say(proxy, request_of.format(**names).encode())
     assert problem(answer)[1]["error"] == "request_authority_mismatch"
     assert up.requests == []
 
@@ -161,6 +125,34 @@ async def test_a_direct_address_is_judged_as_what_it_is(address, error):
     assert len(proxy.denials) == 2
 
 
+HIDDEN = {
+    # What clients send that hide the name: the outer one belongs to the operator of the front.
+    "outer name of a front": (
+        record(hello(sni(b"front.example"), extension(0xFE0D, bytes(40)))),
+        0,
+    ),
+    "outer name as looked up": (record(hello(sni(A.encode()), extension(0xFE0D, bytes(40)))), 1),
+    "no name": (record(hello(extension(43, b"\x02\x03\x04"))), 1),
+    "upper case": (record(hello(sni(A.upper().encode()))), 1),
+    "two names": (record(hello(sni(A.encode(), B.encode()))), 0),
+}
+
+
+@pytest.mark.parametrize(("data", "reached"), HIDDEN.values(), ids=HIDDEN.keys())
+async def test_what_a_hello_names_must_be_what_was_looked_up(data, reached):
+    async def end(reader, writer):
+        await reader.read(9)
+        writer.write(b"bye")
+
+    async with Upstream(script=end) as up:
+        policy = rest_policy(plain(A, up.port, tls="skip"), plain("front.example", up.port))
+        async with Captured(policy, (SYNTHETIC, up.port), {SYNTHETIC: A}) as proxy:
+            answer, was_reset = await say(proxy, data)
+    assert (up.connections, was_reset) == (reached, not reached)
+    assert answer == (b"bye" if reached else b"")
+    assert len(proxy.denials) == 1 - reached
+
+
 NOT_HTTP = {
     "ssh": b"SSH-2.0-OpenSSH\r\n",
     "silence": b"",
@@ -177,6 +169,10 @@ async def test_other_protocols_are_reset_with_one_event(data, allowed):
             assert await say(proxy, data) == (b"", True)
     assert len(proxy.denials) == 1
     assert proxy.denials[0].activity.name == "REFUSE"
+    if allowed:
+        refusal = proxy.denials[0].refusal
+        assert (refusal.code, refusal.stage) == ("plain_tcp_not_declared", "bypass")
+        assert refusal.suggestion == "set protocol: tcp at test.endpoints[0]"
     assert up.connections == 0
 
 

@@ -18,6 +18,7 @@ from integration.egress.harness import (
     rest,
     rest_policy,
 )
+from openshell.egress.dns import RType
 from openshell.egress.identity import Peers
 from openshell.ocsf import to_json
 
@@ -35,7 +36,7 @@ async def absolute(proxy, port):
 
 async def captured(proxy, port):
     adapter = proxy.proxy._capture
-    adapter._host_for = {SYNTHETIC: A}.get
+    assert adapter._names.address_for(A, RType.A) == SYNTHETIC
     serve = adapter.serve
 
     async def elsewhere(connection):

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 import pytest
 
 from integration.egress.harness import A, Proxy, Upstream, parse, read_request
+from openshell.egress.dns import RType
 from openshell.egress.inference import relaying
 from openshell.egress.inference.routes import Route, Routes
 from openshell.egress.limits import Limits
@@ -579,7 +580,8 @@ async def test_the_gateways_port_is_not_reached_by_the_alias(server):
 
 async def test_a_captured_connection_is_served(server):
     async with Inference(route(server.port)) as proxy:
-        proxy.proxy._capture._host_for = lambda _address: "inference.local"
+        table = proxy.proxy._capture._names
+        assert table.address_for("inference.local", RType.A) == "198.18.0.1"
         # The kernel would say 443.
         proxy.proxy._capture._is_own = lambda _address: False
         serve = proxy.proxy._capture.serve

@@ -19,6 +19,9 @@ from integration.egress import (
     test_inference_on_the_wire as models,
 )
 from integration.egress import (
+    test_plain_tcp as tcp,
+)
+from integration.egress import (
     test_reload as reload,
 )
 from integration.egress import (
@@ -52,6 +55,11 @@ SCENARIOS = [
     capture.test_tls_to_a_looked_up_name,
     capture.test_tls_skip_passes_the_hello_on,
     capture.test_a_connection_to_the_listener_itself_is_refused,
+    tcp.test_a_server_speaks_first,
+    tcp.test_each_direction_ends_by_itself,
+    tcp.test_a_reset_of_the_server_is_a_reset,
+    tcp.test_a_client_that_leaves_while_the_server_is_dialled_leaves_nothing_behind,
+    tcp.test_a_reload_while_the_server_is_dialled_sends_nothing,
     models.test_one_upstream_connection_serves_one_client_connection,
     models.test_an_upstream_that_closed_in_between_is_asked_again,
     models.test_without_routes_it_says_how_to_set_one,

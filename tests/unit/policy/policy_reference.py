@@ -4,6 +4,7 @@ No code is shared with `openshell.policy` but the model's types: globs are match
 possibility with memory, rules by loops in the order of the text.
 """
 
+import ipaddress
 from functools import lru_cache
 
 
@@ -120,8 +121,19 @@ def _binary_matches(rule, request):
     return False
 
 
+def _is_address(host):
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _endpoint_matches(endpoint, host, port):
     if port not in endpoint.ports:
+        return False
+    if endpoint.protocol == "tcp" and _is_address(host):
+        # Found by name only.
         return False
     if not endpoint.host:
         return bool(endpoint.allowed_ips)

@@ -222,7 +222,7 @@ def set_up_network(plan: NetworkPlan) -> tuple[dict[str, socket.socket], list[La
     diag = netlink_socket(NETLINK_SOCK_DIAG)
     sockets["sock_diag"] = diag
     if not capture:
-        detail = f"loopback only, explicit proxy only: {reason}"
+        detail = f"loopback only, explicit proxy only (protocol: tcp by CONNECT only): {reason}"
         return sockets, [Layer("network", LayerStatus.PARTLY, detail)]
     detail = "loopback only; all TCP captured" + ("" if ipv6 else "; no IPv6 in this kernel")
     return sockets, [Layer("network", LayerStatus.ENFORCED, detail)]
