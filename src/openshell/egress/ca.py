@@ -3,7 +3,7 @@
 Facing the agent: a CA that lives in memory for as long as the supervisor, and one server context
 per host name, made on first use. All leaves share one key, so a new host costs one signature. The
 key reaches OpenSSL through an anonymous memory file and no disk. Facing upstreams: one client
-context with the system's roots and the operator's bundle, and a translation of what went wrong.
+context with the system's roots and the operator's bundle.
 
 It decides nothing about which hosts may be intercepted. Called by the pipeline (contexts) and by
 the supervisor (the bundle that the agent is given).
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["SandboxCA", "client_context", "describe_tls_error", "system_roots"]
+__all__ = ["SandboxCA", "client_context", "system_roots"]
 
 # Server contexts kept; a sandbox talks to a few dozen hosts. The oldest is dropped first.
 _CONTEXTS: Final = 256
@@ -179,34 +179,6 @@ def client_context(roots: bytes, operator_bundle: bytes = b"") -> ssl.SSLContext
         if bundle.strip():
             context.load_verify_locations(cadata=bundle.decode("ascii", "replace"))
     return context
-
-
-# OpenSSL's verification results that deserve words of their own (x509_vfy.h).
-_EXPIRED: Final = frozenset({9, 10})
-_NO_ISSUER: Final = frozenset({2, 18, 19, 20, 21})
-_OTHER_NAME: Final = frozenset({62, 64})
-
-
-def describe_tls_error(error: BaseException, host: str) -> str:
-    """Say in one sentence why the TLS connection to an upstream failed, for agents and logs."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        code = error.verify_code
-        if code in _OTHER_NAME:
-            return f"the upstream's certificate is not for {host}"
-        if code in _EXPIRED:
-            return f"the certificate of {host} is not valid now"
-        if code in _NO_ISSUER:
-            return (
-                f"the certificate of {host} is not signed by a root that is trusted here; add its CA"
-                " to the gateway's upstream_ca_bundle"
-            )
-        return f"the certificate of {host} was not accepted: {error.verify_message}"
-    if isinstance(error, TimeoutError):
-        return f"the TLS handshake with {host} took too long"
-    if isinstance(error, ssl.SSLError):
-        # OpenSSL's own word, such as WRONG_VERSION_NUMBER: the same whatever the upstream sent.
-        return f"the TLS handshake with {host} failed: {error.reason or 'no reason given'}"
-    return f"the connection to {host} ended during the TLS handshake"
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

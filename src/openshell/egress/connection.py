@@ -30,7 +30,7 @@ from openshell.egress.identity import Identity, IdentityUnknown, Peers
 from openshell.egress.judging import Judged, may_stay
 from openshell.egress.limits import Limits
 from openshell.egress.relay import Relay
-from openshell.egress.stream import Stream
+from openshell.egress.stream import SILENT, Stream
 from openshell.egress.upstream import Upstreams
 from openshell.egress.websocket.messages import AssemblyBudget
 from openshell.ocsf import HostPort, ProcessRef
@@ -116,6 +116,7 @@ class ClientConnection:
         "relay",
         "session",
         "stream",
+        "upstream_due",
         "websocket",
     )
 
@@ -132,6 +133,8 @@ class ClientConnection:
         self.deadline: float | None = None
         # The last time a running exchange moved, for clients that have ended their direction.
         self.progress = 0.0
+        # When the upstream must have moved; None while nobody waits for it.
+        self.upstream_due: float | None = None
         # What the client has not taken at the last sweep, and since when it takes nothing.
         self._unsent = 0
         self._unsent_since = 0.0
@@ -147,6 +150,9 @@ class ClientConnection:
 
     def within(self, seconds: float) -> None:
         self.deadline = self._services.clock() + seconds
+
+    def upstream_within(self, seconds: float) -> None:
+        self.upstream_due = self._services.clock() + seconds
 
     async def identify(self) -> Identity | IdentityUnknown | None:
         """Name the program behind the connection, for decisions and events."""
@@ -166,7 +172,7 @@ class ClientConnection:
             self.progress = now
         if self.deadline is not None and now > self.deadline:
             self.deadline = None
-            self.stream.abort("timed out")
+            self._cut("timed out")
         elif unsent and now > self._unsent_since + self._services.limits.stalled_reader_seconds:
             self.stream.abort("the client does not read")
         elif (
@@ -175,6 +181,10 @@ class ClientConnection:
             and now > self.progress + self._services.limits.half_closed_seconds
         ):
             self.stream.abort("the client has gone")
+        elif self.upstream_due is not None and now > self.upstream_due and not unsent:
+            self.upstream_due = None
+            if self.stream.partner is not None:
+                self.stream.partner.abort(SILENT)
         elif self.session is not None:
             self.session.sweep(now)
 
@@ -213,7 +223,14 @@ class ClientConnection:
         elif self.session is not None:
             self.session.policy_changed()
         else:
-            self.stream.abort("the policy changed")
+            self._cut("the policy changed")
+
+    def _cut(self, reason: str) -> None:
+        """Drop the client; one that is in the middle of a response must not take it for whole."""
+        if self.judged is None:
+            self.stream.abort(reason)
+        else:
+            self.stream.reset(reason)
 
     def _may_stay_raw(self, admitted: Admitted) -> bool:
         """Say whether a raw copy is still what the policy wants; other connections always may."""

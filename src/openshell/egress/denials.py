@@ -160,12 +160,15 @@ class Denials:
             {"error": "unsupported_l7_protocol", "detail": f"{what} for L7-inspected endpoint"},
         )
 
-    def upstream_unreachable(self, host: str, port: int, reason: str = "") -> Denial:
+    def upstream_unreachable(
+        self, host: str, port: int, reason: str = "", code: str = ""
+    ) -> Denial:
         body = {
             "error": "upstream_unreachable",
             "detail": f"connection to {_where(host, port)} failed",
         }
-        return _json(502, body | ({"reason": reason} if reason else {}))
+        body |= {"reason": reason} if reason else {}
+        return _json(502, body | ({"reason_code": code} if code else {}))
 
     def upstream_invalid(self, host: str, port: int, reason: str) -> Denial:
         """The upstream answered something that is no HTTP/1 we accept."""

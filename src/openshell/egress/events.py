@@ -160,7 +160,9 @@ class EventLog:
             )
         )
 
-    def connection_failed(self, actor: Actor, dst: HostPort | None, message: str) -> None:
+    def connection_failed(
+        self, actor: Actor, dst: HostPort | None, message: str, code: str = ""
+    ) -> None:
         """Record a failure that nobody decided: dialling, TLS, a relay cut short."""
         self._sink(
             NetworkEvent(
@@ -173,7 +175,7 @@ class EventLog:
                 dst=dst,
                 process=actor.process,
                 message=message,
-                unmapped={"error": message},
+                unmapped={"error": message} | ({"reason_code": code} if code else {}),
             )
         )
 

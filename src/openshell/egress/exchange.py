@@ -41,6 +41,7 @@ from openshell.egress.recording import record_allowed
 from openshell.egress.refusing import body_rejected, marker_in_body, refuse_request
 from openshell.egress.route import Pending, Route
 from openshell.egress.stream import Stream
+from openshell.egress.tls_faults import late_failure
 from openshell.egress.transfer import (
     BadAnswer,
     MarkerInBody,
@@ -124,6 +125,10 @@ class Exchanges:
                 return await self._exchange(outcome, head, body, upstream)
             except NoAnswer:
                 self._link.drop()
+                objection = late_failure(upstream, self._link.key.host)
+                if objection is not None:
+                    failed = UpstreamFailed("tls", objection.reason, objection.cause.value)
+                    return await self._unreachable(outcome, head, failed)
                 if may_repeat and not connection.stream.lost:
                     continue
                 return await self._invalid(outcome, head, "it closed without an answer")
@@ -351,9 +356,9 @@ class Exchanges:
         return scanner.placeholder
 
     async def _unreachable(self, judged: Judged, head: RequestHead, failed: UpstreamFailed) -> bool:
-        self._fail(judged, f"{failed.stage}: {failed.reason}")
+        self._fail(judged, f"{failed.stage}: {failed.reason}", failed.code)
         denial = self._services.denials.upstream_unreachable(
-            judged.where.host, judged.where.port, failed.reason
+            judged.where.host, judged.where.port, failed.reason, failed.code
         )
         return await self._say(denial, head)
 
@@ -372,9 +377,9 @@ class Exchanges:
         await client.finish()
         return False
 
-    def _fail(self, judged: Judged, message: str) -> None:
+    def _fail(self, judged: Judged, message: str, code: str = "") -> None:
         log = self._services.log
-        log.connection_failed(self._connection.actor, judged.where.place, message)
+        log.connection_failed(self._connection.actor, judged.where.place, message, code)
 
 
 def _without_body(head: RequestHead) -> RequestHead:

@@ -12,7 +12,8 @@ class Limits:
     # Open client connections of one sandbox; more of them wait in the kernel's queue. A browser
     # opens a few hundred, a supervisor may hold a few thousand descriptors.
     max_connections: int = 1024
-    # A head that has begun must end by then: a client that drips bytes only holds its connection.
+    # A head that has begun must end by then, a request's and a response's: a peer that drips bytes only
+    # holds its connection.
     head_seconds: float = 30.0
     # A kept-alive connection without a request; common servers use 60 to 75, clients reopen.
     idle_seconds: float = 300.0
@@ -30,11 +31,14 @@ class Limits:
     # One pinned address; the next one is tried after that.
     dial_seconds: float = 10.0
     handshake_seconds: float = 15.0
-    # A request body that stops coming.
+    # A request body that stops coming, or that the upstream stops taking.
     body_idle_seconds: float = 300.0
     # A client that takes nothing of what we hold for it, while a response runs or after its last one.
     # As long as for requests: a debugger or a pager may well pause a download. Reading slowly is fine.
     stalled_reader_seconds: float = 300.0
+    # An upstream from which nothing comes, before its response or in it, while nothing goes up either;
+    # event streams may be silent. Squid's number: clients of language models wait ten minutes.
+    silent_upstream_seconds: float = 900.0
     # A response that ends only by closing and stops coming (none for event streams): the client
     # sees a reset, never an end that it could take for complete.
     close_framed_idle_seconds: float = 60.0

@@ -58,7 +58,7 @@ class Link:
         if stream is not None and not fresh and not stream.lost and not stream.has_input:
             if self._key.tls and not isinstance(stream, TlsStream):
                 self._stream = None
-                stream = self._stream = await self._upstreams.secure(stream, self._key.host)
+                stream = self._stream = await self._upstreams.secure(stream, self._key.target)
             return stream
         self.drop()
         lease = await self._upstreams.open(self._key, fresh=fresh or not self._pooled)

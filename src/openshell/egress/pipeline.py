@@ -27,6 +27,7 @@ from openshell.egress.peek import FirstBytes, classify
 from openshell.egress.relay import Relay
 from openshell.egress.route import Route
 from openshell.egress.stream import Stream, TlsStream, keep_alive
+from openshell.egress.tls_sessions import TlsTarget
 from openshell.egress.upstream import UpstreamFailed, UpstreamKey
 from openshell.ocsf import HostPort, Refusal, Severity
 
@@ -131,7 +132,12 @@ class Pipeline:
         try:
             if upstream is None:
                 upstream = await upstreams.dial(admitted.plan)
-            secure = await upstreams.secure(upstream, request.host.rstrip("."), offered)
+            target = TlsTarget(
+                request.host.rstrip("."),
+                request.port,
+                self._services.holder.current.credentials.epoch,
+            )
+            secure = await upstreams.secure(upstream, target, offered)
         except UpstreamFailed:
             # Told in answer to the first request, in a protocol that the client speaks.
             return None, HTTP1 not in offered

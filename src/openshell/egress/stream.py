@@ -16,6 +16,7 @@ import socket
 import ssl
 import sys
 import termios
+from collections.abc import Callable
 from typing import Final, cast
 
 __all__ = ["RESET", "Stream", "StreamLost", "TlsStream", "dial", "keep_alive", "open_stream"]
@@ -286,10 +287,15 @@ _KEEPALIVE_SECONDS: Final = 60
 class TlsStream(Stream):
     """TLS over the transport of a plain stream, which must not be used any more."""
 
-    __slots__ = ("_incoming", "_outgoing", "_shaken", "_tls", "_unasked")
+    __slots__ = ("_incoming", "_outgoing", "_shaken", "_tls", "_unasked", "fault", "on_session")
 
     def __init__(
-        self, plain: Stream, context: ssl.SSLContext, *, server_hostname: str | None = None
+        self,
+        plain: Stream,
+        context: ssl.SSLContext,
+        *,
+        server_hostname: str | None = None,
+        session: ssl.SSLSession | None = None,
     ) -> None:
         super().__init__()
         self._incoming = ssl.MemoryBIO()
@@ -300,7 +306,12 @@ class TlsStream(Stream):
             self._outgoing,
             server_side=server_hostname is None,
             server_hostname=server_hostname,
+            session=session,
         )
+        # Told once, when the peer has first sent data: TLS 1.3 brings sessions after the handshake.
+        self.on_session: Callable[[ssl.SSLSession], None] | None = None
+        # Why TLS failed after the handshake: where servers of TLS 1.3 say what they think of a client.
+        self.fault: ssl.SSLError | None = None
         self._shaken: asyncio.Future[None] | None = self._loop.create_future()
         self.transport = plain.transport
         early = plain.take()
@@ -315,6 +326,11 @@ class TlsStream(Stream):
     def alpn(self) -> str | None:
         """The protocol that both sides agreed on, after the handshake."""
         return self._tls.selected_alpn_protocol()
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the handshake continued an earlier session, without certificates."""
+        return bool(self._tls.session_reused)
 
     async def handshake(self, timeout: float) -> None:
         """Wait until both sides agree. Raises `ssl.SSLError`, `StreamLost` or `TimeoutError`."""
@@ -337,7 +353,8 @@ class TlsStream(Stream):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._shaken is not None:
-            self._fail(StreamLost("the connection was lost during the TLS handshake"))
+            lost = "the connection was lost during the TLS handshake"
+            self._fail(StreamLost(lost if exc is None else RESET))
         super().connection_lost(exc)
 
     def write(self, data: bytes | memoryview) -> None:
@@ -396,7 +413,8 @@ class TlsStream(Stream):
             self._eof = True
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLError:
+        except ssl.SSLError as error:
+            self.fault = error
             self.abort("the TLS connection failed")
             self._eof = True
         if self._writing_paused:
@@ -405,9 +423,18 @@ class TlsStream(Stream):
                 self.abort("the peer makes us write and does not read")
         self._flush()
         if parts:
+            if self.on_session is not None:
+                self._offer_session(self.on_session)
             super().data_received(parts[0] if len(parts) == 1 else b"".join(parts))
         elif self._eof:
             self._wake()
+
+    def _offer_session(self, take: Callable[[ssl.SSLSession], None]) -> None:
+        self.on_session = None
+        session = self._tls.session
+        # Without a ticket TLS 1.3 has nothing to resume with; older versions may have an id.
+        if session is not None and (session.has_ticket or self._tls.version() != "TLSv1.3"):
+            take(session)
 
     def _flush(self) -> None:
         if self._outgoing.pending and not self._lost:

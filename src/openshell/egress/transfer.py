@@ -93,6 +93,7 @@ class Response:
         "_connection",
         "_on_switch",
         "_request",
+        "_sent",
         "_services",
         "has_begun",
         "status",
@@ -103,13 +104,15 @@ class Response:
         self,
         connection: ClientConnection,
         request: RequestHead,
+        sent: RequestBody,
         services: Services,
         on_switch: OnSwitch | None = None,
     ) -> None:
-        """`on_switch` is there for a request that asked for another protocol."""
+        """`sent` is the body on its way, `on_switch` is there for a request that asked for another protocol."""
         self._connection = connection
         self._on_switch = on_switch
         self._request = request
+        self._sent = sent
         self._services = services
         self.has_begun = False
         self.status = 0
@@ -122,11 +125,15 @@ class Response:
         if head.status == 101:
             if self._on_switch is None:
                 raise BadAnswer("it switched protocols without being asked")
+            self._connection.upstream_due = None
             await self._on_switch(head, rest)
             return False
+        # A server that answers before it has the request may take the rest of it for another one.
+        was_sent = self._sent.done
         until_close = isinstance(head.framing, UntilClose)
         keep = (
-            not until_close
+            was_sent
+            and not until_close
             and head.version == b"HTTP/1.1"
             and self._request.version == b"HTTP/1.1"
             and self._request.keep_alive
@@ -137,32 +144,48 @@ class Response:
         first = body.feed(rest).wire if rest else ()
         self.has_begun = True
         client.write(b"".join((render_response_head(shown), *first)))
-        idle = until_close and not head.is_event_stream
+        if not body.done:
+            await self._body(body, client, upstream, head)
+        self._connection.upstream_due = None
+        # Bytes behind the response mean that the upstream and we read it differently.
+        self.upstream_reusable = (
+            was_sent and not until_close and head.keep_alive and not body.leftover
+        )
+        if client.must_drain:
+            await client.drain()
+        return keep
+
+    async def _body(
+        self, body: BodyDecoder, client: Stream, upstream: Stream, head: ResponseHead
+    ) -> None:
+        """Relay what comes until the response ends."""
+        connection, limits = self._connection, self._services.limits
+        seconds: float | None = limits.silent_upstream_seconds
+        if head.is_event_stream:
+            seconds = None
+        elif isinstance(head.framing, UntilClose):
+            seconds = limits.close_framed_idle_seconds
         while not body.done:
             if client.must_drain:
+                # Now the client is waited for.
+                connection.upstream_due = None
                 await client.drain()
-            if idle:
-                self._connection.within(self._services.limits.close_framed_idle_seconds)
+            connection.progress = now = self._services.clock()
+            connection.upstream_due = None if seconds is None else now + seconds
             data = await upstream.read()
-            self._connection.progress = self._services.clock()
             if not data:
                 body.end_of_stream()
                 break
             for piece in body.feed(data).wire:
                 client.write(piece)
-        if idle:
-            self._connection.deadline = None
-        # Bytes behind the response mean that the upstream and we read it differently.
-        self.upstream_reusable = not until_close and head.keep_alive and not body.leftover
-        if client.must_drain:
-            await client.drain()
-        return keep
 
     async def _head(self, client: Stream, upstream: Stream) -> tuple[ResponseHead, bytes]:
         """Read the final head; interim ones go on as they come."""
         method = self._request.method
         reader = ResponseHeadReader(limit=RESPONSE_HEAD_LIMIT, request_method=method)
-        nothing_yet, interim = True, 0
+        nothing_yet, has_begun, interim = True, False, 0
+        connection, limits = self._connection, self._services.limits
+        connection.upstream_within(limits.silent_upstream_seconds)
         while True:
             try:
                 data = await upstream.read()
@@ -179,6 +202,10 @@ class Response:
             while data:
                 head = reader.feed(data)
                 if head is None:
+                    if not has_begun:
+                        # From the first byte on the whole head must come.
+                        has_begun = True
+                        connection.upstream_within(limits.head_seconds)
                     break
                 if not head.is_interim:
                     return head, reader.leftover
@@ -189,5 +216,7 @@ class Response:
                     client.write(render_response_head(head.with_headers(end_to_end(head.headers))))
                     if client.must_drain:
                         await client.drain()
+                has_begun = False
+                connection.upstream_within(limits.silent_upstream_seconds)
                 data = reader.leftover
                 reader = ResponseHeadReader(limit=RESPONSE_HEAD_LIMIT, request_method=method)

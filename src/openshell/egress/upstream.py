@@ -15,17 +15,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from openshell.egress.ca import describe_tls_error
+from openshell.egress.client_identity import BadIdentity, ClientIdentity, identity_context
 from openshell.egress.corporate import CorporateTunnels, TunnelFailed
 from openshell.egress.destination import Address, Plan
 from openshell.egress.racing import dial_any
 from openshell.egress.stream import Stream, StreamLost, TlsStream
+from openshell.egress.tls_faults import explain_tls_error
+from openshell.egress.tls_sessions import SessionCache, TlsTarget
 
 __all__ = ["IdlePool", "UpstreamFailed", "UpstreamKey", "UpstreamLease", "Upstreams"]
 
 # Kept connections of one sandbox; a client that needs more at once opens more, they are just not kept.
 MAX_IDLE: Final = 64
 _HTTP1: Final = ("http/1.1",)
+# Contexts with a client certificate; each holds the roots once more, about 1 MB.
+MAX_IDENTITIES: Final = 8
 # Most servers close after 60 or 75 seconds; reusing a connection they are about to close fails requests.
 IDLE_SECONDS: Final = 30.0
 
@@ -41,15 +45,25 @@ class UpstreamKey:
     credential_epoch: int
     # Never through a corporate proxy.
     direct: bool = False
+    # What the upstream is shown in the handshake.
+    identity: ClientIdentity | None = None
+
+    @property
+    def target(self) -> TlsTarget:
+        return TlsTarget(self.host, self.port, self.credential_epoch, self.identity)
 
 
 class UpstreamFailed(Exception):
-    """No connection could be made. `stage` is dial, proxy, tls or http2; `reason` is safe to show to the agent."""
+    """No connection could be made. `stage` is dial, proxy, tls or http2; `reason` is safe to show to the agent.
 
-    def __init__(self, stage: str, reason: str) -> None:
+    `code` tells causes apart within a stage, where there are several.
+    """
+
+    def __init__(self, stage: str, reason: str, code: str = "") -> None:
         super().__init__(f"upstream {stage} failed: {reason}")
         self.stage = stage
         self.reason = reason
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +142,8 @@ class Upstreams:
         self._handshake_seconds = handshake_seconds
         self._corporate = corporate
         self._pool = IdlePool()
+        self._sessions = SessionCache()
+        self._contexts: OrderedDict[ClientIdentity, ssl.SSLContext] = OrderedDict()
 
     async def open(self, key: UpstreamKey, *, fresh: bool = False) -> UpstreamLease:
         """A kept connection, or a new one. Raises UpstreamFailed."""
@@ -138,7 +154,7 @@ class Upstreams:
                 return UpstreamLease(key, stream, reused=True)
         stream = await self.dial(Plan(key.host, key.port, key.addresses), direct=key.direct)
         if key.tls:
-            stream = await self.secure(stream, key.host)
+            stream = await self.secure(stream, key.target)
         return UpstreamLease(key, stream, reused=False)
 
     async def dial(self, plan: Plan, *, direct: bool = False) -> Stream:
@@ -171,7 +187,9 @@ class Upstreams:
         _close(self._pool.put(lease.key, lease.stream, self._clock()))
 
     def drop_older(self, credential_epoch: int) -> None:
-        """Closes kept connections of earlier credential epochs."""
+        """Closes kept connections of earlier credential epochs, and forgets their sessions and keys."""
+        self._sessions.drop_older(credential_epoch)
+        self._contexts.clear()
         _close(self._pool.drop(lambda key: key.credential_epoch < credential_epoch))
 
     def tidy(self) -> None:
@@ -183,23 +201,49 @@ class Upstreams:
         _close(self._pool.drop(lambda _: True))
 
     async def secure(
-        self, plain: Stream, host: str, protocols: tuple[str, ...] = _HTTP1
+        self, plain: Stream, target: TlsTarget, protocols: tuple[str, ...] = _HTTP1
     ) -> TlsStream:
         """TLS over a plain connection, verified for the host. Raises UpstreamFailed."""
-        # OpenSSL copies the list when a connection is made from the context, in the next line; a
-        # context for each list would hold the roots twice.
-        self._context.set_alpn_protocols(list(protocols))
-        stream = TlsStream(plain, self._context, server_hostname=host)
+        kept = self._sessions.get(target, self._clock())
+        try:
+            context = self._context_for(target.identity)
+            # OpenSSL copies the list when a connection is made from the context, in the next line; a
+            # context for each list would hold the roots twice.
+            context.set_alpn_protocols(list(protocols))
+            stream = TlsStream(
+                plain, context, server_hostname=target.host, session=kept[0] if kept else None
+            )
+        except BadIdentity as bad:
+            plain.abort()
+            raise UpstreamFailed("tls", str(bad), "client_certificate_unusable") from None
+        except BaseException:
+            plain.abort()
+            raise
         try:
             await stream.handshake(self._handshake_seconds)
         except (StreamLost, OSError, ValueError) as error:
             # Errors of TLS and timeouts are OSErrors too.
             stream.abort()
-            raise UpstreamFailed("tls", describe_tls_error(error, host)) from None
+            self._sessions.forget(target)
+            failure = explain_tls_error(error, target.host)
+            raise UpstreamFailed("tls", failure.reason, failure.cause.value) from None
         except BaseException:
             stream.abort()
             raise
+        # A resumed session was verified when the first of its line was, however often it is renewed.
+        verified = kept[1] if kept and stream.is_resumed else self._clock()
+        stream.on_session = lambda session: self._sessions.put(target, session, verified)
         return stream
+
+    def _context_for(self, identity: ClientIdentity | None) -> ssl.SSLContext:
+        if identity is None:
+            return self._context
+        context = self._contexts.get(identity)
+        if context is None:
+            context = self._contexts[identity] = identity_context(self._context, identity)
+            while len(self._contexts) > MAX_IDENTITIES:
+                self._contexts.popitem(last=False)
+        return context
 
 
 def _close(streams: list[Stream]) -> None:

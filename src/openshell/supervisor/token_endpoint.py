@@ -22,6 +22,7 @@ from openshell.egress.http1 import (
     ResponseHeadReader,
 )
 from openshell.egress.stream import Stream
+from openshell.egress.tls_sessions import TlsTarget
 from openshell.egress.upstream import UpstreamFailed, Upstreams
 
 __all__ = ["EndpointFailed", "TokenEndpoint", "post_form"]
@@ -109,7 +110,9 @@ async def _connect(endpoint: TokenEndpoint, context: ssl.SSLContext) -> Stream:
     )
     plan = Plan(endpoint.host, endpoint.port, tuple(addresses)[:_MAX_ADDRESSES])
     stream = await upstreams.dial(plan)
-    return await upstreams.secure(stream, endpoint.host) if endpoint.is_tls else stream
+    if not endpoint.is_tls:
+        return stream
+    return await upstreams.secure(stream, TlsTarget(endpoint.host, endpoint.port))
 
 
 def _request(endpoint: TokenEndpoint, form: bytes) -> bytes:

@@ -450,3 +450,17 @@ async def test_a_real_proxy_that_refuses_or_fails(name, lines, words, tmp_path):
             wanted = f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n"
             _, body = problem(await proxy.say(wanted.encode()))
     assert words in body["reason"]
+
+
+async def test_bytes_of_a_tunnel_before_a_request_are_no_answer_to_it():
+    """A proxy, or who stands behind it, cannot have an answer ready for a request it has not seen."""
+    early = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly"
+    async with (
+        Middleman(answer=ESTABLISHED + early) as middle,
+        through(middle.settings(), rest(HOST, 8080)) as proxy,
+    ):
+        client = await proxy.tunnel(HOST, 8080)
+        answer = await client.say(b"GET / HTTP/1.1\r\nHost: %b:8080\r\n\r\n" % HOST.encode())
+        status, body = problem(answer)
+        assert (status, body["error"]) == (502, "upstream_invalid_response")
+        assert "before it was asked" in body["reason"]

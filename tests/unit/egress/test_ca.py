@@ -7,7 +7,8 @@ import ssl
 import pytest
 from cryptography import x509
 
-from openshell.egress.ca import SandboxCA, client_context, describe_tls_error, system_roots
+from openshell.egress.ca import SandboxCA, client_context, system_roots
+from openshell.egress.tls_faults import explain_tls_error
 
 NOW = dt.datetime.now(dt.UTC)
 
@@ -57,7 +58,7 @@ def test_reasons_are_told_apart(ca, name, trusted, words):
     roots = ca.certificate_pem if trusted else SandboxCA(NOW).certificate_pem
     with pytest.raises(ssl.SSLError) as caught:
         shake(context, client_context(roots), name)
-    assert words in describe_tls_error(caught.value, name)
+    assert words in explain_tls_error(caught.value, name).reason
 
 
 def test_an_expired_leaf_is_named(ca):
@@ -69,7 +70,7 @@ def test_an_expired_leaf_is_named(ca):
             client_context(old.certificate_pem),
             "a.example",
         )
-    assert "is not valid now" in describe_tls_error(caught.value, "a.example")
+    assert "is not valid now" in explain_tls_error(caught.value, "a.example").reason
 
 
 def test_contexts_are_kept_bounded_and_renewed():

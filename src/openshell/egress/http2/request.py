@@ -111,10 +111,10 @@ class StreamExchange:
         try:
             return await self._asking.reach(admitted)
         except UpstreamFailed as failed:
-            self._fail(f"{failed.stage}: {failed.reason}", admitted)
-            place = admitted.where
+            self._fail(f"{failed.stage}: {failed.reason}", admitted, failed.code)
+            place, denials = admitted.where, self._services.denials
             self._say(
-                self._services.denials.upstream_unreachable(place.host, place.port, failed.reason)
+                denials.upstream_unreachable(place.host, place.port, failed.reason, failed.code)
             )
             return None
 
@@ -424,8 +424,9 @@ class StreamExchange:
         self._drop_far(error)
         self._abort(error)
 
-    def _fail(self, message: str, judged: Judged) -> None:
-        self._services.log.connection_failed(self._connection.actor, judged.where.place, message)
+    def _fail(self, message: str, judged: Judged, code: str = "") -> None:
+        log = self._services.log
+        log.connection_failed(self._connection.actor, judged.where.place, message, code)
 
     def _abort(self, error: int) -> None:
         if not self.closed:

@@ -29,6 +29,7 @@ from openshell.egress.http2.peer import Peer, PeerBroken
 from openshell.egress.http2.request import StreamExchange
 from openshell.egress.route import Route
 from openshell.egress.stream import Stream
+from openshell.egress.tls_sessions import TlsTarget
 from openshell.egress.upstream import UpstreamFailed
 from openshell.ocsf import HostPort, Refusal
 
@@ -246,7 +247,8 @@ class Session:
         request, upstreams = self.route.admitted.request, self.services.upstreams
         epoch = self.services.holder.current.credentials.epoch
         plain = await upstreams.dial(self.route.admitted.plan)
-        stream = await upstreams.secure(plain, request.host.rstrip("."), (_PROTOCOL,))
+        target = TlsTarget(request.host.rstrip("."), request.port, epoch)
+        stream = await upstreams.secure(plain, target, (_PROTOCOL,))
         if stream.alpn != _PROTOCOL:
             stream.abort()
             raise UpstreamFailed("tls", "the upstream does not speak HTTP/2")
