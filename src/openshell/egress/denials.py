@@ -177,6 +177,11 @@ class Denials:
             502, {"error": "upstream_invalid_response", "detail": detail, "reason": reason}
         )
 
+    def upstream_timeout(self, host: str, port: int) -> Denial:
+        """The upstream took the request and did not answer it in time."""
+        detail = f"{_where(host, port)} did not answer in time"
+        return _json(504, {"error": "upstream_timeout", "detail": detail})
+
     # Requests in the absolute form.
 
     def https_needs_connect(self) -> Denial:

@@ -40,7 +40,7 @@ from openshell.egress.link import Link
 from openshell.egress.recording import record_allowed
 from openshell.egress.refusing import body_rejected, marker_in_body, refuse_request
 from openshell.egress.route import Pending, Route
-from openshell.egress.stream import Stream
+from openshell.egress.stream import SILENT, Stream
 from openshell.egress.tls_faults import late_failure
 from openshell.egress.transfer import (
     BadAnswer,
@@ -127,8 +127,8 @@ class Exchanges:
                 self._link.drop()
                 objection = late_failure(upstream, self._link.key.host)
                 if objection is not None:
-                    failed = UpstreamFailed("tls", objection.reason, objection.cause.value)
-                    return await self._unreachable(outcome, head, failed)
+                    failure = UpstreamFailed("tls", objection.reason, objection.cause.value)
+                    return await self._unreachable(outcome, head, failure)
                 if may_repeat and not connection.stream.lost:
                     continue
                 return await self._invalid(outcome, head, "it closed without an answer")
@@ -223,27 +223,32 @@ class Exchanges:
         client.partner = upstream
         connection.deadline = None
         connection.progress = self._services.clock()
+        if upstream.has_input and not upstream.at_eof:
+            # Whatever it is, it answers something else.
+            self._link.drop()
+            return await self._invalid(judged, head, "it sent bytes before it was asked")
         if judged.is_signed and not (body.done or body.early) and is_waiting(client, head):
             client.write(CONTINUE)
         upstream.write(b"".join((judged.wire, *body.early)) if body.early else judged.wire)
         pump: asyncio.Task[None] | None = None
         if not body.done:
             pump = asyncio.create_task(self._pump(body, upstream), name="request body")
-        answer = Response(connection, head, self._services, self._on_switch(judged, upstream))
+        on_switch = self._on_switch(judged, upstream)
+        answer = Response(connection, head, body, self._services, on_switch)
         keep = False
         try:
             keep = await answer.relay(client, upstream)
         except ConnectionError:
-            return await self._broken(judged, head, body, answer, pump)
+            return await self._broken(judged, head, body, answer, pump, upstream)
         except (HeadRejected, BodyRejected, BadAnswer) as rejected:
             reason = getattr(rejected, "reason", None) or str(rejected)
             if answer.has_begun:
                 self._fail(judged, f"the upstream broke its response: {reason}")
-                client.abort("the upstream broke its response")
+                client.reset("the upstream broke its response")
                 return False
             return await self._invalid(judged, head, str(reason))
         finally:
-            client.partner = None
+            client.partner = connection.upstream_due = None
             if pump is not None:
                 pump.cancel()
                 with suppress(asyncio.CancelledError, Exception):
@@ -273,8 +278,13 @@ class Exchanges:
                 for piece in body.take(await connection.stream.read(), connection.stream):
                     upstream.write(piece)
                 if upstream.must_drain:
+                    # Now the upstream is waited for.
+                    connection.deadline = None
+                    connection.upstream_within(seconds)
                     await upstream.drain()
                 connection.progress = self._services.clock()
+                if connection.upstream_due is not None:
+                    connection.upstream_within(self._services.limits.silent_upstream_seconds)
             connection.deadline = None
         except (BodyRejected, MarkerInBody, ConnectionError):
             upstream.abort("the request body ended badly")
@@ -289,6 +299,7 @@ class Exchanges:
         body: RequestBody,
         answer: Response,
         pump: asyncio.Task[None] | None,
+        upstream: Stream,
     ) -> bool:
         """Sort out whose fault a lost connection was."""
         self._link.drop()
@@ -303,11 +314,18 @@ class Exchanges:
         client = self._connection.stream
         if client.lost:
             return False
-        self._fail(judged, "the upstream closed the connection")
+        late = upstream.reason == SILENT
+        if not (late or answer.has_begun):
+            return await self._invalid(judged, head, "it closed the connection")
+        reason = f"the upstream {'stopped moving' if late else 'closed the connection'}"
+        self._fail(judged, reason)
         if answer.has_begun:
-            client.abort("the upstream closed the connection")
+            client.reset(reason)
             return False
-        return await self._invalid(judged, head, "it closed the connection")
+        where = judged.where
+        return await self._say(
+            self._services.denials.upstream_timeout(where.host, where.port), head
+        )
 
     async def _refuse(self, refused: Refused, head: RequestHead) -> bool:
         return await self._say(refuse_request(self._services, self._connection, refused), head)
@@ -338,7 +356,7 @@ class Exchanges:
         )
         denial = marker_in_body(services, self._connection, judged, refused)
         if not answer:
-            self._connection.stream.abort("a credential placeholder stands in the body")
+            self._connection.stream.reset("a credential placeholder stands in the body")
             return False
         return await self._say(denial, head)
 

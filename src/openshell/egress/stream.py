@@ -19,7 +19,16 @@ import termios
 from collections.abc import Callable
 from typing import Final, cast
 
-__all__ = ["RESET", "Stream", "StreamLost", "TlsStream", "dial", "keep_alive", "open_stream"]
+__all__ = [
+    "RESET",
+    "SILENT",
+    "Stream",
+    "StreamLost",
+    "TlsStream",
+    "dial",
+    "keep_alive",
+    "open_stream",
+]
 
 # Unread bytes at which the peer is made to wait. Several socket buffers, so that a fast download
 # wakes us rarely; two streams of this size bound what one connection can make us hold.
@@ -41,6 +50,8 @@ _LINGER_BYTES: Final = 1024 * 1024
 
 # The reason of a stream that its peer ended without ending it properly.
 RESET: Final = "the peer reset the connection"
+# The reason of an upstream that was given up on.
+SILENT: Final = "it did not answer in time"
 
 
 class StreamLost(ConnectionError):
@@ -267,12 +278,12 @@ class Stream(asyncio.Protocol):
         self.transport.abort()
         return own, data
 
-    def reset(self) -> None:
-        """End the connection with a reset, so that the client cannot take the end for an answer."""
+    def reset(self, reason: str = "refused") -> None:
+        """End the connection with a reset, so that the client cannot take the end for one of an answer."""
         raw = self.transport.get_extra_info("socket")
         if raw is not None and not self._lost:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self.abort("refused")
+        self.abort(reason)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
