@@ -4,13 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
+# Seconds for each target of make fuzz, and which targets (all, if none is named).
+SECONDS ?= 60
+TARGETS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv system check format test demo bench protos docs clean
+.PHONY: help venv system check format test fuzz demo bench protos docs clean
 
 help:
 	@echo "make check   format, lint, types, import arrows"
 	@echo "make test    all tests (as root also the tests as an ordinary user)"
+	@echo "make fuzz    look for inputs that break parsers (SECONDS=60 for each, TARGETS='path rpc')"
 	@echo "make demo    one command from nothing to a governed agent"
 	@echo "make bench   measurements beside peers"
 	@echo "make system  Debian packages that some tests and peers need (root; tests say what they lack)"
@@ -44,6 +48,9 @@ format: $(STAMP)
 test: $(STAMP)
 	@deploy/system-packages.sh --optional
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+fuzz: $(STAMP)
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) $(TARGETS)
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo/demo.py

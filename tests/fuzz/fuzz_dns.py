@@ -16,5 +16,9 @@ def fuzz_dns_query(data: bytes) -> None:
         return
     assert HOST.fullmatch(query.host)
     assert query.question in data
-    answer = render_answer(query, (), ttl=1)
+    assert len(query.host) < 255
+    answer = render_answer(query, ("192.0.2.1",), ttl=1)
     assert answer[:2] == data[:2]
+    assert query.question in answer
+    # Nobody is flooded with answers to small questions.
+    assert len(answer) <= len(data) + 16

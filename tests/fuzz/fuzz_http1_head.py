@@ -6,6 +6,7 @@ A head that is accepted is written back, read again and found equal.
 from __future__ import annotations
 
 from openshell.egress.http1 import (
+    FieldMemory,
     HeadRejected,
     RejectReason,
     RequestHead,
@@ -58,3 +59,16 @@ def fuzz_response_head(data: bytes) -> None:
     if isinstance(head, ResponseHead):
         reader = ResponseHeadReader(limit=2 * LIMIT, request_method=b"GET")
         assert reader.feed(render_response_head(head)) == head
+
+
+def fuzz_field_memory(data: bytes) -> None:
+    """Heads one behind the other are read with a memory of the last as they are without."""
+    memory, rest = FieldMemory(), data
+    while rest:
+        plain = RequestHeadReader(limit=LIMIT, require_host=True)
+        remembering = RequestHeadReader(limit=LIMIT, require_host=True, memory=memory)
+        one, two = read(plain, [rest]), read(remembering, [rest])
+        assert one == two
+        if not isinstance(one[0], RequestHead):
+            return
+        rest = one[1]

@@ -28,6 +28,10 @@ MARK = "openshell:resolve:env:v7_KEY"
 _OTHER = re.compile(r"openshell:resolve:env:(?!v7_KEY(?![A-Za-z0-9_]))|OPENSHELL-RESOLVE-ENV-")
 
 
+class TooInvolved(Exception):
+    """The agent's own text is one for which the comparison would have to do what it compares with."""
+
+
 def holding(value: str) -> CredentialSet:
     binding = Binding((BoundEndpoint("api.example", 443),), "provider:KEY")
     return CredentialSet.build(7, {"KEY": value}, {"KEY": binding})
@@ -103,7 +107,8 @@ def fuzz_scanned_name(data: bytes, cut: int) -> None:
 
 
 def _replaced(text: str, value: str) -> str:
-    assert not _OTHER.search(text)
+    if _OTHER.search(text):
+        raise TooInvolved
     return text.replace(MARK, value)
 
 
