@@ -68,8 +68,10 @@ def _ordinary_user() -> dict[str, Any]:
 class PostgresServer:
     """Starts on entry, is gone with all its files on exit."""
 
-    def __init__(self, binaries: Path) -> None:
+    def __init__(self, binaries: Path, *, port: int | None = None) -> None:
+        """With `port` it also listens there, on loopback, for those who know the password."""
         self._binaries = binaries
+        self._port = port
         self._as: dict[str, Any] = _ordinary_user()
         # Short: the socket's path has to fit into 107 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="pg-"))
@@ -110,11 +112,15 @@ class PostgresServer:
         )
         assert made.returncode == 0, made.stderr
         rules = f"local all {PASSWORD_USER} scram-sha-256\nlocal all all trust\n"
+        rules += "host all all 127.0.0.1/32 scram-sha-256\n"
         (self.directory / "data/pg_hba.conf").write_text(rules)
 
     def start(self) -> None:
         """Also after `stop`, on the same data."""
-        options = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
+        settings = dict(_SETTINGS)
+        if self._port is not None:
+            settings |= {"listen_addresses": "127.0.0.1", "port": str(self._port)}
+        options = [f"-c{name}={value}" for name, value in settings.items()]
         with open(self.directory / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [self._binaries / "postgres", "-D", "data", "-k", self.directory, *options],
@@ -152,7 +158,8 @@ class PostgresServer:
     def url(self, database: str, *, user: str = "postgres", password: str = "") -> str:
         secret = f":{quote(password, safe='')}" if password else ""
         host = quote(str(self.directory), safe="")
-        return f"postgresql://{user}{secret}@/{database}?host={host}"
+        port = "" if self._port is None else f"&port={self._port}"
+        return f"postgresql://{user}{secret}@/{database}?host={host}{port}"
 
     @contextlib.contextmanager
     def database(self) -> Any:
