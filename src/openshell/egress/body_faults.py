@@ -17,6 +17,7 @@ class BodyUse(Enum):
     PLACING = "placeholders are replaced in them"
     SIGNING = "they are signed here"
     JUDGING = "the policy reads them"
+    STAGES = "they are shown to the policy's middleware"
 
 
 class BodyFault(Enum):

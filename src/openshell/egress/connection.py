@@ -29,7 +29,9 @@ from openshell.egress.http2.shares import Shares
 from openshell.egress.identity import Identity, IdentityUnknown, Peers
 from openshell.egress.judging import Judged, may_stay
 from openshell.egress.limits import Limits
+from openshell.egress.middleware import WorkQueue
 from openshell.egress.relay import Relay
+from openshell.egress.staged import must_be_seen
 from openshell.egress.stream import SILENT, Stream
 from openshell.egress.upstream import Upstreams
 from openshell.egress.websocket.messages import AssemblyBudget
@@ -67,6 +69,7 @@ class Services:
     # Held by the one request whose content is being read.
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     assemblies: AssemblyBudget = field(default_factory=AssemblyBudget)
+    stages: WorkQueue = field(default_factory=WorkQueue)
     shares: Shares = field(default_factory=Shares)
 
     def server_context(self, host: str, *, h2: bool = False) -> ssl.SSLContext | None:
@@ -203,7 +206,7 @@ class ClientConnection:
                 self.admitted = verdict
                 if self.session is not None:
                     self.session.reevaluate(generation)
-                if self._may_stay_raw(verdict):
+                if self._may_stay_raw(verdict, generation):
                     return
         if verdict is None:
             return
@@ -232,12 +235,12 @@ class ClientConnection:
         else:
             self.stream.reset(reason)
 
-    def _may_stay_raw(self, admitted: Admitted) -> bool:
+    def _may_stay_raw(self, admitted: Admitted, generation: Generation) -> bool:
         """Say whether a raw copy is still what the policy wants; other connections always may."""
         if self.raw_as is None:
             return True
         decision = admitted.decision
-        if is_guarded(decision):
+        if is_guarded(decision) or must_be_seen(generation, admitted):
             return False
         match self.raw_as:
             case RawAs.TCP:

@@ -19,6 +19,7 @@ from openshell.egress.body_faults import BodyFault, RefusedBody
 from openshell.egress.credentials import NEEDS_TLS, CredentialRefused
 from openshell.egress.guidance import AGENT_GUIDANCE, NEXT_STEPS
 from openshell.egress.http1 import Headers
+from openshell.egress.middleware import StageRefused
 from openshell.egress.signing_plan import SigningFault
 from openshell.ocsf import HostPort
 from openshell.policy.advice import comes_with_provider
@@ -295,6 +296,15 @@ class Denials:
             _SIGNING_STATUS.get(fault, 500),
             {"error": code, "reason_code": f"signing_{fault.name.lower()}", "detail": fault.value},
         )
+
+    def stage_refused(self, refused: StageRefused) -> Denial:
+        """Tell what middleware decided, in codes: its own words are for whoever runs it."""
+        said: dict[str, object] = {"error": refused.how.value, "detail": refused.how.detail}
+        if refused.stage:
+            said["middleware"] = refused.stage
+        if refused.reason_code:
+            said["reason_code"] = refused.reason_code
+        return _json(refused.status, said)
 
     def body_refused(self, body: RefusedBody) -> Denial:
         """The body is needed whole, and cannot be had or read like that."""

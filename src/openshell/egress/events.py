@@ -7,7 +7,7 @@ arrive here canonical, redacted and without query. The sink must not block.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
@@ -28,6 +28,9 @@ from openshell.ocsf import (
     Status,
 )
 from openshell.policy.decide import EndpointConfig
+
+if TYPE_CHECKING:
+    from openshell.egress.middleware import Noticed
 
 __all__ = ["Actor", "EventLog", "Sink", "Where", "l7_engine", "l7_labels", "shown_method"]
 
@@ -53,6 +56,16 @@ _L7_LABELS: Final = {
 _MAX_PARENTS: Final = 4096
 
 _NOBODY: Final = ProcessRef("-")
+# As long as the reason of a refusal.
+_SHOWN_FINDING: Final = 256
+_SEVERITIES: Final = {
+    "info": Severity.INFORMATIONAL,
+    "informational": Severity.INFORMATIONAL,
+    "low": Severity.LOW,
+    "medium": Severity.MEDIUM,
+    "high": Severity.HIGH,
+    "critical": Severity.CRITICAL,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +333,47 @@ class EventLog:
             )
         )
 
+    def stage_noticed(self, actor: Actor, where: Where, stage: str, noticed: "Noticed") -> None:
+        """Record what a stage of middleware noticed, cut and without what a terminal would obey."""
+        severity = _SEVERITIES.get(noticed.severity.lower(), Severity.MEDIUM)
+        self._sink(
+            FindingEvent(
+                time_ms=self._now_ms(),
+                uid=_shown(noticed.kind),
+                title=_shown(noticed.label or noticed.kind),
+                description=f"middleware {stage}: {noticed.count} in {_request(where)}",
+                severity=severity,
+                confidence=_shown(noticed.confidence),
+                evidence=_evidence(actor, where, stage),
+            )
+        )
+
+    def stage_skipped(self, actor: Actor, where: Where, stage: str, code: str) -> None:
+        """Record that a stage which fails open failed, and what passed without it."""
+        self._sink(
+            FindingEvent(
+                time_ms=self._now_ms(),
+                uid="openshell.middleware.stage_skipped",
+                title="Middleware stage skipped",
+                description=f"middleware {stage} failed ({code}) for {_request(where)}",
+                severity=Severity.MEDIUM,
+                evidence=_evidence(actor, where, stage),
+            )
+        )
+
+    def unseen(self, actor: Actor, dst: HostPort, uid: str) -> None:
+        """Record that something passed which middleware that fails open did not see."""
+        self._sink(
+            FindingEvent(
+                time_ms=self._now_ms(),
+                uid=uid,
+                title="Middleware did not see traffic",
+                description=f"traffic to {dst} passed without the middleware of the policy",
+                severity=Severity.MEDIUM,
+                evidence={"process": actor.process.name},
+            )
+        )
+
     def finding(self, uid: str, title: str, description: str) -> None:
         """Record what an operator should look at; the decision itself has an event of its own."""
         self._sink(
@@ -333,6 +387,23 @@ class EventLog:
                 disposition=_DENIED[1],
             )
         )
+
+
+def _request(where: Where) -> str:
+    return f"{shown_method(where.method)} {where.place}{where.path}"
+
+
+def _evidence(actor: Actor, where: Where, stage: str) -> dict[str, str | int | bool]:
+    return {
+        "middleware": stage,
+        "host": where.host,
+        "port": where.port,
+        "process": actor.process.name,
+    }
+
+
+def _shown(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text[:_SHOWN_FINDING])
 
 
 def _parents(actor: Actor) -> dict[str, tuple[str, ...]] | None:

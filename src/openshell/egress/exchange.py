@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from openshell.egress.body_faults import RefusedBody
+from openshell.egress.body_faults import BodyUse, RefusedBody
 from openshell.egress.connection import ClientConnection, Services
 from openshell.egress.credentials import Placeholder, TokenUnavailable, refuse_marker
 from openshell.egress.denials import Denial, bare
@@ -31,6 +31,7 @@ from openshell.egress.judging import (
     Judged,
     Judgement,
     NeedsBody,
+    NeedsStage,
     NeedsToken,
     Refused,
     TokenRefused,
@@ -40,6 +41,7 @@ from openshell.egress.link import Link
 from openshell.egress.recording import record_allowed
 from openshell.egress.refusing import body_rejected, marker_in_body, refuse_request
 from openshell.egress.route import Pending, Route
+from openshell.egress.staging import ask_stage, enter_queue, leave_queue
 from openshell.egress.stream import SILENT, Stream
 from openshell.egress.tls_faults import late_failure
 from openshell.egress.transfer import (
@@ -148,6 +150,12 @@ class Exchanges:
 
     async def _admit(self, pending: Pending) -> Judged | Refused:
         """Judge, and get what judging asks for until it has an answer. Raises BodyRejected."""
+        try:
+            return await self._ask(pending)
+        finally:
+            leave_queue(self._services, pending)
+
+    async def _ask(self, pending: Pending) -> Judged | Refused:
         seconds = self._services.limits.body_idle_seconds
         while True:
             outcome = await read_in_turn(
@@ -165,7 +173,17 @@ class Exchanges:
                             continue
                         refusal = TokenRefused(grant.owner, str(error))
                         return Refused(outcome.route, refusal, outcome.where)
+                case NeedsStage():
+                    self._connection.deadline = None
+                    refused = await ask_stage(self._services, self._connection, pending, outcome)
+                    if refused is not None:
+                        return refused
                 case NeedsBody(use=use, limit=limit, protocol=protocol):
+                    if use is BodyUse.STAGES:
+                        self._connection.deadline = None
+                        refused = await enter_queue(self._services, pending, outcome)
+                        if refused is not None:
+                            return refused
                     if is_large(pending.head, limit):
                         self._connection.deadline = None
                         await self._services.large_bodies.acquire()
@@ -191,7 +209,7 @@ class Exchanges:
             if not waited and self._services.holder.current.number == judged.generation:
                 return judged, upstream
             outcome = self._judge(pending)
-            if isinstance(outcome, NeedsToken | NeedsBody):
+            if isinstance(outcome, NeedsToken | NeedsBody | NeedsStage):
                 outcome = await self._admit(pending)
             elif isinstance(outcome, Judged):
                 return outcome, upstream

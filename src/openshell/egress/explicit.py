@@ -23,6 +23,7 @@ from openshell.egress.http1 import (
 from openshell.egress.peek import FirstBytes
 from openshell.egress.pipeline import Pipeline, say
 from openshell.egress.refusing import forward_denied, refuse_connection
+from openshell.egress.staging import refuse_unseen
 from openshell.egress.stream import Stream
 from openshell.egress.upstream import UpstreamFailed
 from openshell.ocsf import HostPort, Refusal
@@ -229,6 +230,11 @@ class ExplicitProxy:
             denial = self._services.denials.unsupported_protocol(prior_knowledge_h2c=is_h2c)
             await say(connection, denial, None)
         else:
+            refusal = refuse_unseen(self._services, connection, current)
+            if refusal is not None:
+                upstream.abort()
+                await say(connection, refusal, None)
+                return
             await self._pipeline.copy(connection, current, upstream)
 
     def _not_proxied(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from openshell.egress.credentials import CredentialSet
 from openshell.egress.inference.routes import Routes
+from openshell.egress.middleware import Middlewares
 from openshell.policy.compile import CompiledPolicy
 
 __all__ = ["Generation", "GenerationHolder"]
@@ -25,6 +26,8 @@ class Generation:
     credentials: CredentialSet = field(repr=False)
     # None: the gateway has never sent any.
     inference: Routes | None = field(default=None, repr=False)
+    # None: the policy attaches no stage to any host, and requests pay for this look alone.
+    middleware: Middlewares | None = field(default=None, repr=False)
 
 
 class GenerationHolder:

@@ -1,21 +1,16 @@
 """One request on an admitted route: may it go, and in which form? Pure; the order is the contract's.
 
-generation, authority, upgrade, canonical target, redaction, content, policy, token grant, signature or
-placeholders. The result is what to send, or why not, or what must be had first: a token, or the whole body. Whoever
-called gets it and asks again. A refusal carries the values that its answer and its event are made
+generation, authority, upgrade, canonical target, redaction, content, policy, stages, token grant, signature or
+placeholders. The result is what to send, or why not, or what must be had first: a token, the whole body, a
+stage's answer. Whoever called gets it and asks again. A refusal carries the values that its answer and its event are made
 from. No I/O: between the last look at the generation and the bytes handed to the upstream nothing
 can change, because nothing here waits.
 """
 
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Final, TypeAlias
-
-import msgspec
+from typing import Final
 
 from openshell.egress.admission import Admission, Admitted, NotAdmitted
-from openshell.egress.body_faults import BodyUse, RefusedBody
-from openshell.egress.content import Wanted, read_content
+from openshell.egress.body_faults import BodyUse
 from openshell.egress.credentials import (
     BODY_LIMIT,
     NEEDS_TLS,
@@ -23,7 +18,6 @@ from openshell.egress.credentials import (
     CredentialSet,
     EndpointScope,
     TokenGrant,
-    Tokens,
     is_echoed,
     redact_placeholders,
 )
@@ -37,18 +31,25 @@ from openshell.egress.http1 import (
     lowered,
     parse_host_field,
 )
+from openshell.egress.judgements import (
+    Fault,
+    Judged,
+    Judgement,
+    NeedsBody,
+    NeedsStage,
+    NeedsToken,
+    Refused,
+    RefusedRequest,
+    TokenRefused,
+)
 from openshell.egress.route import DEFAULT_PORTS, Pending, Route
 from openshell.egress.signed_request import Lacking, write_signed
 from openshell.egress.signing_plan import SIGNED_BODY_LIMIT, SigningFault, signing_endpoint
+from openshell.egress.staged import Staged, must_be_seen, pass_stages, with_content
 from openshell.egress.switch import Switch, must_read, plan_switch
 from openshell.egress.websocket.handshake import Attempt, Upgrade, read_upgrade
 from openshell.egress.writing import Writing, write_request, write_whole
-from openshell.policy.decide import (
-    L7Request,
-    RequestAllowed,
-    RequestAudited,
-    RequestDenied,
-)
+from openshell.policy.decide import L7Request, RequestDenied
 from openshell.policy.messages import WebSocketUpgrade
 from openshell.policy.target import TargetRejected, canonicalize
 
@@ -57,6 +58,7 @@ __all__ = [
     "Judged",
     "Judgement",
     "NeedsBody",
+    "NeedsStage",
     "NeedsToken",
     "Refused",
     "RefusedRequest",
@@ -72,94 +74,6 @@ _EMPTY: Final = Length(0)
 _UPGRADE: Final = WebSocketUpgrade()
 # A path longer than this is shown cut; it is judged whole before.
 _SHOWN_PATH = 256
-
-
-class Fault(Enum):
-    """Refusals that no policy decision stands behind; the value is the code of the answer."""
-
-    AUTHORITY = "request_authority_mismatch"
-    TARGET = "invalid_request_target"
-    PLACEHOLDER = "invalid_credential_placeholder"
-    H2C = "h2c_upgrade"
-    WEBSOCKET = "invalid_websocket_upgrade"
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRefused:
-    """The token that a grant stands for could not be had. The reason is for the log only."""
-
-    grant: str
-    reason: str
-
-
-RefusedRequest: TypeAlias = (
-    NotAdmitted
-    | RequestDenied
-    | CredentialRefused
-    | TokenRefused
-    | SigningFault
-    | RefusedBody
-    | Fault
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The request goes nowhere. `where` is as much of it as may be shown."""
-
-    route: Route
-    why: RefusedRequest
-    where: Where
-    detail: str = ""
-
-
-class Judged(msgspec.Struct, frozen=True):
-    """The request may go: the bytes of the head to send, and what must be watched while it runs."""
-
-    route: Route
-    wire: bytes
-    request: L7Request
-    decision: RequestAllowed | RequestAudited
-    where: Where
-    scope: EndpointScope
-    generation: int
-    scan_body: bool
-    # The client's Expect stays here, so that it is answered here.
-    is_signed: bool = False
-    # What becomes of the connection if the server answers with 101.
-    switch: Switch | None = None
-
-    def __repr__(self) -> str:
-        return f"<Judged {self.where}, generation {self.generation}>"
-
-
-@dataclass(frozen=True, slots=True)
-class NeedsToken:
-    """The request may go once there is a token for it."""
-
-    route: Route
-    where: Where
-    grant: TokenGrant
-    tokens: Tokens = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class NeedsBody:
-    """The request may go once its body is whole; `protocol` reads it where policy judges it."""
-
-    route: Route
-    where: Where
-    use: BodyUse
-    limit: int
-    protocol: str = ""
-
-    @property
-    def wire_limit(self) -> int:
-        """How much may be sent, chunk framing included."""
-        return self.limit * 2 if self.use is BodyUse.JUDGING else self.limit
-
-
-Judgement: TypeAlias = Judged | Refused | NeedsToken | NeedsBody
 
 
 def judge(
@@ -180,7 +94,7 @@ def judge(
         return target
     written, where, request = target
     if route.reads_content:
-        known = _with_content(route, generation, pending, written, where, request)
+        known = with_content(route, generation, pending, written, where, request)
         if not isinstance(known, L7Request):
             return known
         request = known
@@ -192,6 +106,15 @@ def judge(
     switch = plan_switch(attempt, verdict.config, admitted.decision.endpoints)
     if switch is False:
         return Refused(route, Fault.WEBSOCKET, where)
+    unseen = None
+    if generation.middleware is not None:
+        switches = isinstance(switch, Switch)
+        seen = Staged(pending, request, verdict)
+        staged = pass_stages(route, generation, seen, written, where, switches=switches)
+        if not isinstance(staged, Staged):
+            return staged
+        pending, request, verdict = staged.pending, staged.request, staged.verdict
+        head, unseen = pending.head, staged.unseen
     scope = EndpointScope(admitted.decision.host, admitted.decision.port, request.path)
     credentials = generation.credentials
     is_nameless = head.version != b"HTTP/1.1" and not route.absolute and head.host is None
@@ -232,6 +155,7 @@ def judge(
         scan_body,
         signing is not None,
         switch if isinstance(switch, Switch) else None,
+        unseen,
     )
 
 
@@ -264,27 +188,6 @@ def _target(
             _UPGRADE if isinstance(attempt, Upgrade) else None,
         ),
     )
-
-
-def _with_content(
-    route: Route,
-    generation: Generation,
-    pending: Pending,
-    written: bytes,
-    where: Where,
-    request: L7Request,
-) -> L7Request | Refused | NeedsBody:
-    """Add to the request what it says beyond its head, where the endpoint that governs it looks there."""
-    config = generation.policy.governing(route.admitted.decision, request.path)
-    if config is None or not config.body_bytes:
-        return request
-    query = written.decode("ascii").partition("?")[2]
-    content = read_content(config, pending, request, query)
-    if isinstance(content, Wanted):
-        return NeedsBody(route, where, BodyUse.JUDGING, content.limit, config.protocol)
-    if isinstance(content, RefusedBody):
-        return Refused(route, content, where)
-    return L7Request(request.method, request.path, request.query, content)
 
 
 def _granted(
@@ -335,6 +238,8 @@ def may_stay(
     if isinstance(verdict, RequestDenied):
         return verdict
     switch, endpoints = judged.switch, admitted.decision.endpoints
+    if switch is not None and must_be_seen(generation, admitted):
+        return admitted
     if switch is None or switch.reads or not must_read(verdict.config, endpoints):
         return None
     return admitted

@@ -26,6 +26,7 @@ from openshell.egress.local_names import LocalName, LocalNames
 from openshell.egress.peek import FirstBytes, classify
 from openshell.egress.relay import Relay
 from openshell.egress.route import Route
+from openshell.egress.staging import refuse_unseen
 from openshell.egress.stream import Stream, TlsStream, keep_alive
 from openshell.egress.tls_sessions import TlsTarget
 from openshell.egress.upstream import UpstreamFailed, UpstreamKey
@@ -81,7 +82,7 @@ class Pipeline:
                 f"{HostPort(request.host, request.port)} carries credentials and would be a raw tunnel",
             )
             return services.denials.uninspected_credentials(request.host, request.port)
-        return None
+        return refuse_unseen(services, connection, admitted) if decision.is_opaque else None
 
     async def terminate(
         self, connection: ClientConnection, admitted: Admitted, upstream: Stream | None

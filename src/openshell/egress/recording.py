@@ -13,6 +13,8 @@ __all__ = ["record_allowed"]
 
 def record_allowed(services: Services, connection: ClientConnection, judged: Judged) -> None:
     where, decision = judged.where, judged.decision
+    if judged.unseen is not None:
+        services.log.unseen(connection.actor, where.place, judged.unseen.value)
     word = word_of(decision, upgrade=judged.switch is not None)
     detail = decision.reason if isinstance(decision, RequestAudited) else ""
     if judged.route.configs:

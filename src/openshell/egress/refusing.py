@@ -15,7 +15,9 @@ from openshell.egress.credentials import MARKER_PLACE, NEEDS_TLS, CredentialRefu
 from openshell.egress.denials import Denial, RequestFacts, bare
 from openshell.egress.events import Where, l7_engine, l7_labels
 from openshell.egress.http1 import BodyRejected, RequestHead
+from openshell.egress.judgements import TRANSFORMED
 from openshell.egress.judging import Fault, Judged, Refused, TokenRefused
+from openshell.egress.middleware import StageRefused
 from openshell.egress.route import Route
 from openshell.egress.signing_plan import SigningFault
 from openshell.ocsf import HostPort, NetActivity, Refusal, Severity
@@ -101,10 +103,23 @@ def refuse_request(services: Services, connection: ClientConnection, refused: Re
             return _refuse_token(services, connection, refused, token)
         case SigningFault() as unsigned:
             return _refuse_unsigned(services, connection, refused, unsigned)
+        case StageRefused() as stage:
+            return _refuse_stage(services, connection, refused, stage)
         case RefusedBody() as body:
             return _refuse_body(services, connection, refused, body)
         case Fault() as fault:
             return _refuse_fault(services, connection, refused, fault, facts)
+
+
+def _refuse_stage(
+    services: Services, connection: ClientConnection, refused: Refused, stage: StageRefused
+) -> Denial:
+    policy = refused.route.admitted.decision.matched_policy
+    reason = ": ".join(filter(None, (stage.how.detail, stage.stage, stage.reason_code)))
+    refusal = Refusal(stage.how.value, group="l7_policy", ancestors=connection.actor.ancestors)
+    denial = services.denials.stage_refused(stage)
+    _deny(services, connection, refused.where, policy, "middleware", reason, refusal, denial.status)
+    return denial
 
 
 def forward_denied(
@@ -134,6 +149,12 @@ def _deny_l7(
     facts: RequestFacts,
 ) -> Denial:
     where = refused.where
+    if refused.detail == TRANSFORMED and denied.reason_code == "evaluation_error":
+        services.log.finding(
+            "openshell.middleware.transformation_not_evaluated",
+            "Middleware made a request that policy cannot evaluate",
+            f"{where.method} {facts.where}{where.path}",
+        )
     stage = "forward-l7-deny" if refused.route.absolute else ""
     refusal = _of_request(denied, connection, stage)
     engine, name = l7_labels(denied.config)

@@ -9,6 +9,7 @@ from typing import Final
 from openshell.egress.admission import Admitted
 from openshell.egress.credentials import TokenGrant
 from openshell.egress.http1 import Headers, RequestHead
+from openshell.egress.middleware import Passage
 from openshell.policy.decide import EndpointConfig
 from openshell.policy.messages import Content
 
@@ -81,7 +82,18 @@ class Route:
 class Pending:
     """A request on its way to an answer, and what was got for it so far. Never shown."""
 
-    __slots__ = ("body", "content", "digest", "has_place", "head", "is_streaming", "token")
+    __slots__ = (
+        "body",
+        "content",
+        "digest",
+        "has_place",
+        "head",
+        "is_queued",
+        "is_streaming",
+        "passage",
+        "staged",
+        "token",
+    )
 
     def __init__(self, head: RequestHead) -> None:
         self.head = head
@@ -97,6 +109,11 @@ class Pending:
         self.has_place = False
         # The body is being forwarded as it comes, so that it cannot be had as a whole any more.
         self.is_streaming = False
+        # Its way through the stages of its host, and what they have made of it by now.
+        self.passage: Passage | None = None
+        self.staged: Pending | None = None
+        # It takes one of the places of requests that are shown to stages.
+        self.is_queued = False
 
 
 def _expects_tls(admitted: Admitted) -> bool:

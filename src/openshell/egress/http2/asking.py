@@ -7,7 +7,7 @@ nothing to the client and sends nothing upstream: `request`, which owns it, does
 from typing import TYPE_CHECKING
 
 from openshell.egress.admission import Admitted, DestinationRefused
-from openshell.egress.body_faults import RefusedBody
+from openshell.egress.body_faults import BodyUse, RefusedBody
 from openshell.egress.credentials import TokenUnavailable
 from openshell.egress.generation import Generation
 from openshell.egress.holding import is_large, read_in_turn
@@ -18,6 +18,7 @@ from openshell.egress.judging import (
     Judged,
     Judgement,
     NeedsBody,
+    NeedsStage,
     NeedsToken,
     Refused,
     TokenRefused,
@@ -25,6 +26,7 @@ from openshell.egress.judging import (
     may_stay,
 )
 from openshell.egress.route import Pending
+from openshell.egress.staging import ask_stage, enter_queue, leave_queue
 
 if TYPE_CHECKING:
     from openshell.egress.http2.session import Session
@@ -45,12 +47,21 @@ class Asking:
 
     async def admit(self) -> Judged | Refused:
         """Judge, and get what judging asks for until it has an answer."""
+        try:
+            return await self._ask()
+        finally:
+            leave_queue(self._services, self.pending)
+
+    async def _ask(self) -> Judged | Refused:
         while True:
             route = self._session.route
             outcome = await read_in_turn(self._services, route, self.pending, self._judge)
             match outcome:
                 case NeedsToken():
                     refused = await self._get_token(outcome)
+                case NeedsStage():
+                    connection = self._session.connection
+                    refused = await ask_stage(self._services, connection, self.pending, outcome)
                 case NeedsBody():
                     refused = await self._get_body(outcome)
                 case _:
@@ -67,7 +78,7 @@ class Asking:
             outcome: Judgement = self._judge()
             if isinstance(outcome, Judged):
                 return outcome, far
-            if isinstance(outcome, NeedsToken | NeedsBody):
+            if isinstance(outcome, NeedsToken | NeedsBody | NeedsStage):
                 outcome = await self.admit()
             if not isinstance(outcome, Judged):
                 return outcome
@@ -116,6 +127,10 @@ class Asking:
         return None
 
     async def _get_body(self, needs: NeedsBody) -> Refused | None:
+        if needs.use is BodyUse.STAGES:
+            refused = await enter_queue(self._services, self.pending, needs)
+            if refused is not None:
+                return refused
         if is_large(self.pending.head, needs.limit):
             await self._services.large_bodies.acquire()
             self.pending.has_place = True
