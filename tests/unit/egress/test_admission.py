@@ -44,6 +44,12 @@ def generation(number, *endpoints, credentialed=False):
 GUARD = {
     "inspected": ([REST], True, False),
     "raw": ([{}], True, True),
+    "tcp": ([{"protocol": "tcp"}], True, True),
+    "tcp with consent": (
+        [{"protocol": "tcp", "allow_uninspected_credentials": True}],
+        True,
+        False,
+    ),
     "skipped": ([{"tls": "skip"}], True, True),
     "raw with consent": ([{"allow_uninspected_credentials": True}], True, False),
     "one of two is raw": ([REST, {"path": "/x"}], True, True),

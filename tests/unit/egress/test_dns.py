@@ -24,6 +24,7 @@ from openshell.egress.dns_server import (
     DnsRefusal,
     DnsServer,
     SyntheticTable,
+    Unmapped,
 )
 
 A, AAAA, TXT = 1, 28, 16
@@ -197,6 +198,36 @@ def test_addresses_never_handed_out_have_no_host(address: str) -> None:
     stub = Stub("a")
     stub.ask("a")
     assert stub.table.host_for(address) is None
+
+
+UNMAPPED = {
+    "handed out": ("198.18.0.1", None),
+    "its IPv6": ("fd6f:7065:6e73:6865::1", None),
+    "mapped into IPv6": ("::ffff:198.18.0.1", None),
+    "forgotten": ("198.18.0.2", Unmapped.FORGOTTEN),
+    "forgotten, IPv6": ("fd6f:7065:6e73:6865::2", Unmapped.FORGOTTEN),
+    "not yet": ("198.18.0.4", Unmapped.NEVER),
+    "the network": ("198.18.0.0", Unmapped.NEVER),
+    "broadcast": ("198.19.255.255", Unmapped.NEVER),
+    "far up in IPv6": ("fd6f:7065:6e73:6865:ffff::", Unmapped.NEVER),
+    "just below": ("198.17.255.255", None),
+    "just above": ("198.20.0.0", None),
+    "public": ("93.184.216.34", None),
+    "no address": ("x", None),
+}
+
+
+@pytest.mark.parametrize(("address", "why"), UNMAPPED.values(), ids=UNMAPPED.keys())
+def test_an_address_of_ours_without_a_name_is_known_as_such(
+    address: str, why: Unmapped | None
+) -> None:
+    stub = Stub("a", "b", "c", limit=2)
+    stub.ask("a")
+    stub.ask("b")
+    stub.clock.now += PIN_SECONDS + 1
+    stub.ask("a")
+    stub.ask("c")
+    assert stub.table.unmapped(address) is why
 
 
 def test_the_table_is_bounded_and_entries_stay_pinned() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 
 import pytest
 import uvloop
@@ -186,6 +187,33 @@ async def test_a_lost_peer_ends_it() -> None:
     assert (await tunnel.end()).end is RelayEnd.LOST
     with pytest.raises(OSError):
         await sender
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["reset", "closed on demand"])
+async def test_what_was_cut_short_looks_cut_short(lost: bool) -> None:
+    ends = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    far, near = [], []
+    for end in ends:
+        far.append(socket.create_connection(end.getsockname()))
+        near.append(end.accept()[0])
+        end.close()
+    tunnel = Relay(*near, idle_seconds=None, half_closed_seconds=30)
+    task = asyncio.create_task(tunnel.run())
+    loop = asyncio.get_running_loop()
+    for sock in far:
+        sock.setblocking(False)
+    await loop.sock_sendall(far[1], b"half of it")
+    assert await loop.sock_recv(far[0], 99) == b"half of it"
+    if lost:
+        far[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far[1].close()
+    else:
+        tunnel.close()
+    await task
+    with pytest.raises(ConnectionResetError):
+        await loop.sock_recv(far[0], 99)
+    for sock in far:
+        sock.close()
 
 
 @pytest.mark.parametrize(

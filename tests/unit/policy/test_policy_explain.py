@@ -238,3 +238,10 @@ def test_texts_that_name_no_request(text):
     with pytest.raises(RequestTextError) as error:
         AskedRequest.parse(text)
     assert "secret" not in str(error.value)
+
+
+def test_a_plain_connection_is_said_to_be_one():
+    policy = notation.policy({"db": "db.x.com:5432 protocol=tcp | psql"})
+    asked = AskedRequest.parse("db.x.com:5432")
+    steps = {s.name: s.detail for s in explain(policy, asked, binary="/usr/bin/psql").steps}
+    assert steps["inspection"].startswith("protocol: tcp: bytes pass unseen")

@@ -150,6 +150,20 @@ def test_tcp_is_authorised_like_any_connection():
     assert compiled.could_resolve("a.x.com") and not compiled.could_resolve("b.x.com")
     for other in ({"port": 80}, {"binary": "/bin/sh"}, {"host": "b.x.com"}):
         assert isinstance(ask(policy, **other)[1], ConnectionDenied)
+    assert (answer.is_tcp, answer.is_opaque, compiled.has_tcp) == (True, True, True)
+    assert compiled.is_tcp_only("A.x.com", 443) and not compiled.is_tcp_only("a.x.com", 80)
+    # Where two speak of one place, which validation refuses, the stricter one counts.
+    both = notation.policy({"r": "a.x.com:443 protocol=tcp; a.x.com:443 | curl"})
+    assert not ask(both)[1].is_tcp and not ask(both)[0].is_tcp_only("a.x.com", 443)
+
+
+def test_tcp_is_found_by_name_only():
+    policy = notation.policy({"r": "**.0.9:443 protocol=tcp | curl"})
+    assert isinstance(ask(policy, host="x.y.0.9")[1], ConnectionAllowed)
+    for address in ("10.0.0.9", "192.168.0.9"):
+        assert isinstance(ask(policy, host=address)[1], ConnectionDenied)
+    plain = notation.policy({"r": "**.0.9:443 | curl"})
+    assert isinstance(ask(plain, host="10.0.0.9")[1], ConnectionAllowed)
 
 
 def test_arguments_of_a_tool_are_never_looked_at():
