@@ -171,7 +171,14 @@ _ENDPOINT: Final = Section(
             + _codes("tcp_host_literal tcp_host_selector mcp_host"),
         ),
         Field("port", "number", "", "one port", "1 to 65535", _codes("no_port")),
-        Field("ports", "list of numbers", "`port`", "wins over `port`", "", _codes("port_range")),
+        Field(
+            "ports",
+            "list of numbers",
+            "`port`",
+            "wins over `port`",
+            "",
+            _codes("port_range tcp_port_53"),
+        ),
         Field(
             "path",
             "pattern",
@@ -541,6 +548,7 @@ CODES: Final[dict[str, str]] = {
     "tcp_host": "tcp needs a host name",
     "tcp_host_literal": "tcp needs a name, not an address",
     "tcp_host_selector": "no name of DNS",
+    "tcp_port_53": "the sandbox's resolver answers there (warning)",
     "tcp_rules": "tcp has no rules",
     "tld_wildcard": "a wildcard over a whole top-level domain",
     "tls_deprecated": "does nothing any more (warning)",

@@ -16,6 +16,7 @@ from openshell.policy.validate_report import Report
 
 __all__ = ["allows_nothing", "check_inspection", "check_tcp"]
 
+_DNS_PORT: Final = 53
 _PERSISTED: Final = ("", "deny", "allow_registered")
 # Keys of bodies, and the protocols on which they count.
 _GRAPHQL_KEYS: Final = (
@@ -56,6 +57,13 @@ def check_tcp(endpoint: Endpoint, report: Report) -> Iterator[Finding]:
         ("signing_region", endpoint.signing_region),
         ("credential_binding", endpoint.credential_binding),
     )
+    if _DNS_PORT in endpoint.ports:
+        yield report.warning(
+            "tcp_port_53",
+            "ports",
+            f"direct connections to port {_DNS_PORT} end at the sandbox's own resolver; "
+            "this one is reached by CONNECT only",
+        )
     found = [name for name, value in fields if value]
     if found:
         yield report.l7(
