@@ -45,6 +45,9 @@ _ENTRIES = {
     "whoami": Entry(
         "openshell.cli.status:whoami", "Show whom the gateway takes you for.", _GATEWAY
     ),
+    "ssh-proxy": Entry(
+        "openshell.cli.ssh:ssh_proxy", "Carry an SSH connection.", _SANDBOX, hidden=True
+    ),
     "completions": Entry(
         "openshell.cli.completions:completions", "Print shell completion code.", _GATEWAY
     ),

@@ -44,6 +44,9 @@ sandbox = LazyGroup(
         ),
         "connect": Entry("openshell.cli.sandbox_exec:connect", "Attach to the main process.", _USE),
         "exec": Entry("openshell.cli.sandbox_exec:exec_", "Run a command inside.", _USE),
+        "ssh-config": Entry(
+            "openshell.cli.ssh:ssh_config", "Print a Host block for SSH clients.", _USE
+        ),
         "provider": Entry(
             "openshell.cli.sandbox_provider:provider", "Attach and detach providers.", _USE
         ),

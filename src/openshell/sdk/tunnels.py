@@ -77,6 +77,7 @@ class Tunnels:
         writer: asyncio.StreamWriter,
         *,
         service_id: str,
+        token: str | None = None,
     ) -> None:
         """Carries bytes between a local stream and the sandbox until both sides have ended.
 
@@ -86,16 +87,17 @@ class Tunnels:
             reader: Its end ends our half only; what the sandbox still sends is written.
             writer: Gets an end where the sandbox's half ends. Not closed here.
             service_id: What the gateway calls this connection in its log.
+            token: Of an SSH session that exists; default: one for this connection alone.
 
         Raises:
             grpc.RpcError: refused, or cut on the way.
             OSError: the local side broke.
         """
-        async with self._session(sandbox_id) as token:
+        async with self._session(sandbox_id, token) as bearer:
             init = openshell_pb2.TcpForwardInit(
                 sandbox_id=sandbox_id,
                 service_id=service_id,
-                authorization_token=token,
+                authorization_token=bearer,
                 half_close=True,
             )
             if isinstance(target, Port):
@@ -113,7 +115,10 @@ class Tunnels:
                 call.cancel()
 
     @contextlib.asynccontextmanager
-    async def _session(self, sandbox_id: str) -> AsyncIterator[str]:
+    async def _session(self, sandbox_id: str, given: str | None) -> AsyncIterator[str]:
+        if given is not None:
+            yield given
+            return
         request = openshell_pb2.CreateSshSessionRequest(sandbox_id=sandbox_id)
         made = await self._stub.CreateSshSession(request, timeout=self._timeout)
         try:

@@ -3,8 +3,8 @@
 Each relay has a task of its own. Of a process from us come one `started`, output, one `exit`; from
 the gateway input, sizes and signals. The end of the stream before the exit means that the requester
 is gone: then a command ends, while the main process only loses an attachment. A connection to a port
-inside is bytes both ways (`tunnels`). Targets that are not built are refused by name; a gateway that
-sends nonsense loses the relay, never the sandbox.
+inside or to the SSH server is bytes both ways (`tunnels`). A gateway that sends nonsense loses the
+relay, never the sandbox.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from openshell.supervisor.logs import Logs
 from openshell.supervisor.mainproc import MainProcess
 from openshell.supervisor.output import STDOUT, Exit, OutputReader
 from openshell.supervisor.process import ProcessHost, SandboxGone
+from openshell.supervisor.ssh.server import SshServer
 from openshell.supervisor.tasks import Tasks
 from openshell.supervisor.tunnels import TunnelRefused, carry, dial
 
@@ -50,6 +51,7 @@ class Relays:
         self,
         client: GatewayClient,
         host: ProcessHost,
+        ssh: SshServer,
         execs: Execs,
         main: MainProcess,
         tasks: Tasks,
@@ -60,6 +62,7 @@ class Relays:
     ) -> None:
         self._client = client
         self._host = host
+        self._ssh = ssh
         self._execs = execs
         self._main = main
         self._has_main = has_main
@@ -76,13 +79,10 @@ class Relays:
             # Sent again to a session that took over: the stream is on its way.
             return
         kind = relay.WhichOneof("target") or "ssh"
-        if kind not in {"exec", "attach", "tcp"}:
-            answer.relay_result(channel_id, f"{kind} relays are not built yet")
-            return
         if len(self._open) >= _MAX_RELAYS:
             answer.relay_result(channel_id, f"{_MAX_RELAYS} relays are open in this sandbox")
             return
-        if kind == "tcp":
+        if kind in {"tcp", "ssh"}:
             serving = self._tunnel(relay, answer)
         else:
             answer.relay_result(channel_id)
@@ -117,7 +117,10 @@ class Relays:
         """Dial first: a port where nobody listens is an answer, not a stream that ends at once."""
         await self._ready()
         try:
-            inside = await dial(self._host, relay.tcp.host, relay.tcp.port)
+            if relay.WhichOneof("target") == "tcp":
+                inside = await dial(self._host, relay.tcp.host, relay.tcp.port)
+            else:
+                inside = await self._ssh.connect()
         except TunnelRefused as refused:
             answer.relay_result(relay.channel_id, str(refused))
             return

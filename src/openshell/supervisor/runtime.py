@@ -53,6 +53,7 @@ from openshell.supervisor.relays import Relays
 from openshell.supervisor.renewal import renew_token
 from openshell.supervisor.reporter import PolicyReporter, report_exit
 from openshell.supervisor.session import Session
+from openshell.supervisor.ssh.server import SshServer
 from openshell.supervisor.summaries import Summaries
 from openshell.supervisor.svid import source_from
 from openshell.supervisor.tasks import Tasks
@@ -139,7 +140,11 @@ class Supervisor:
             say=lambda message: self._logs.log("warn", "events", message),
         )
         self._summaries = Summaries(
-            self._client, plan.sandbox_id, plan.name, lambda: self._config.workspace
+            self._client,
+            plan.sandbox_id,
+            plan.name,
+            lambda: self._config.workspace,
+            say=lambda message: self._logs.log("warn", "summaries", message),
         )
         self._logs.add_sink(self._event_file.emit)
         self._logs.add_sink(self._summaries.emit)
@@ -176,8 +181,11 @@ class Supervisor:
             self._open(inside)
             code = await self._serve(inside)
             self._started.set()
+            summing = start(self._summaries.finish(), "last summaries")
+            # A task that has not begun would have its say too late.
+            await asyncio.sleep(0)
             self._logs.finish()
-            await asyncio.wait({pushing}, timeout=_FLUSH_SECONDS)
+            await asyncio.wait({pushing, summing}, timeout=_FLUSH_SECONDS)
             return code
         finally:
             if inside is not None:
@@ -228,6 +236,7 @@ class Supervisor:
         relays = Relays(
             self._client,
             host,
+            SshServer(context, main if self._plan.command else None, self._tasks, self._logs.log),
             Execs(context, self._tasks),
             main,
             self._tasks,

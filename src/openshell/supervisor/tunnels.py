@@ -34,6 +34,11 @@ _LOCALHOST = ("127.0.0.1", "::1")
 class TunnelRefused(Exception):
     """There is no connection; the text says why and is for the client."""
 
+    def __init__(self, message: str, *, was_tried: bool = False) -> None:
+        super().__init__(message)
+        self.was_tried = was_tried
+        """False: such a target is never dialled."""
+
 
 async def dial(host: ProcessHost, name: str, port: int) -> socket.socket:
     """A connected, non-blocking socket to a port inside.
@@ -55,10 +60,11 @@ async def dial(host: ProcessHost, name: str, port: int) -> socket.socket:
         except OSError as error:
             failure = failure or error
         except SandboxGone as error:
-            raise TunnelRefused("the sandbox has ended") from error
+            raise TunnelRefused("the sandbox has ended", was_tried=True) from error
     # The loop's own text names the call instead of the reason.
     reason = os.strerror(failure.errno) if failure and failure.errno else "no answer"
-    raise TunnelRefused(f"nothing can be reached at {name.strip()} port {port}: {reason}")
+    sentence = f"nothing can be reached at {name.strip()} port {port}: {reason}"
+    raise TunnelRefused(sentence, was_tried=True)
 
 
 def _addresses(name: str) -> tuple[str, ...]:

@@ -113,9 +113,8 @@ async def test_a_signal_by_name(world):
         ({"tcp": {}}, "port 0 is not between"),
         ({"tcp": {"host": "10.200.0.1", "port": 3128}}, "own loopback"),
         ({"tcp": {"host": "localhost", "port": 9}}, "Connection refused"),
-        ({"ssh": {}}, "ssh relays are not built yet"),
     ],
-    ids=["no port", "the proxy", "nobody listens", "ssh"],
+    ids=["no port", "the proxy", "nobody listens"],
 )
 async def test_relays_that_are_refused(world, target, says):
     box = await world.create()
