@@ -312,6 +312,8 @@ class Supervisor:
         # Its end is the sandbox's end: what it left running does not outlive it while clients
         # fetch the output.
         end_programs(inside.sandbox.init_pid)
+        # Now, because clients may take their time.
+        self._tasks.start(self._summaries.flush(), "summaries of a run")
         report = report_exit(self._client, self._plan.sandbox_id, self._plan.instance_id, code)
         if self._stopping.is_set():
             # Stopped on request: nobody waits for output, and the driver's patience is short.

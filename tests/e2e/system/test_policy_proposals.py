@@ -71,7 +71,9 @@ class Agent:
         return self.send("POST" if body is not None else "GET", f"http://policy.local{path}", body)
 
     def drafts(self) -> list[openshell_pb2.PolicyChunk]:
-        return list(DraftClient(self.client).get(self.ref.name, workspace="default").chunks)
+        """What was proposed by the agent itself."""
+        chunks = DraftClient(self.client).get(self.ref.name, workspace="default").chunks
+        return [chunk for chunk in chunks if not chunk.rule_name.startswith("allow_")]
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +214,36 @@ def test_an_agent_that_attacks_the_door_gets_answers_and_nothing_else(agent: Age
     text = json.dumps(agent.ask("/v1/denials?last=100")[1])
     assert "nowhere.example.com" in text
     assert "s3cret-in-a-query" not in text
+
+
+def test_what_was_refused_is_proposed_when_the_sandbox_ends(client: SandboxClient) -> None:
+    """Also of a program that knows nothing of proposals; and nothing becomes allowed by it."""
+    script = (
+        "import socket\n"
+        "for line in ('CONNECT nowhere.example.com:443', 'PUT http://other.example.com/posts/42'):\n"
+        "    s = socket.create_connection(('10.200.0.1', 3128))\n"
+        "    host = line.split()[1].removeprefix('http://').split('/')[0]\n"
+        "    s.sendall(f'{line} HTTP/1.1\\r\\nHost: {host}\\r\\n\\r\\n'.encode())\n"
+        "    assert b' 403 ' in s.recv(65536)\n"
+    )
+    spec = sandbox_spec(command=(PYTHON, "-S", "-c", script))
+    spec.environment.update({"PYTHONHOME": PREFIX, "LD_LIBRARY_PATH": f"{PREFIX}/lib"})
+    ref = client.create(workspace="default", spec=spec)
+    try:
+        drafts = DraftClient(client)
+
+        def found() -> list[openshell_pb2.PolicyChunk]:
+            return sorted(
+                drafts.get(ref.name, workspace="default").chunks, key=lambda each: each.rule_name
+            )
+
+        # Long before the ten seconds of the first summary.
+        wait_until(lambda: len(found()) == 2, seconds=8)
+        tunnel, request = found()
+        assert (tunnel.rule_name, tunnel.status) == ("allow_nowhere_example_com_443", "pending")
+        (endpoint,) = request.proposed_rule.endpoints
+        assert (endpoint.protocol, endpoint.enforcement) == ("rest", "enforce")
+        assert [(r.allow.method, r.allow.path) for r in endpoint.rules] == [("PUT", "/posts/*")]
+    finally:
+        client.delete(ref.name, workspace="default")
+        client.wait_deleted(ref.name, workspace="default")
