@@ -1,13 +1,14 @@
 """Invariants of HTTP/2: whatever bytes a peer sends, and however they are cut.
 
-The gate gives the same bytes, notices or Flood each time, and what it passes is what was sent without GOAWAY
-frames. A peer behind it answers with events or PeerBroken, nothing else. A header list is read or
+The reader gives the same frames or PeerBroken each time. A peer behind it answers with happenings or
+PeerBroken, nothing else. A header list is read or
 MalformedFields; one that is read is written and read again unchanged.
 """
 
 from __future__ import annotations
 
 from openshell.egress.http1 import render_request_head
+from openshell.egress.http2.codes import DATA, PREFACE, PeerBroken
 from openshell.egress.http2.fields import (
     Malformed,
     MalformedFields,
@@ -16,43 +17,37 @@ from openshell.egress.http2.fields import (
     read_trailers,
     write_request,
 )
-from openshell.egress.http2.gate import Flood, FrameGate, GoAway
-from openshell.egress.http2.peer import Peer, PeerBroken
-
-GOAWAY = 7
-HEADER = 9
+from openshell.egress.http2.peer import Peer
+from openshell.egress.http2.reader import Frame, FrameReader
 
 
-def _through(parts: list[bytes]) -> tuple[bytes, tuple[GoAway, ...], str]:
-    gate, passed = FrameGate(), b""
-    notices: tuple[GoAway, ...] = ()
-    for part in parts:
-        try:
-            frames = gate.feed(part, 1.0)
-        except Flood as flood:
-            # What came before in the same piece is dropped with the connection.
-            return b"", (), flood.code
-        passed, notices = passed + frames.data, notices + frames.notices
-    return passed, notices, ""
-
-
-def fuzz_gate(data: bytes) -> None:
-    cuts = ([data], [data[i : i + 1] for i in range(len(data))], [data[:11], data[11:]])
-    results = [_through(parts) for parts in cuts]
-    assert results[0] == results[1] == results[2]
-    passed, notices, code = results[0]
-    if code:
-        return
-    rest, position, count = b"", 0, 0
-    while position + HEADER <= len(data):
-        end = position + HEADER + int.from_bytes(data[position : position + 3], "big")
-        if data[position + 3] == GOAWAY:
-            count += end <= len(data)
+def _read(parts: list[bytes]) -> tuple[list[tuple[object, ...]], str]:
+    """What was read, with the pieces of data put together, and how it ended."""
+    reader, frames = FrameReader(), list[Frame]()
+    code = ""
+    try:
+        for part in parts:
+            frames += reader.feed(part, 1.0)
+    except PeerBroken as broken:
+        # What came before in the same piece is dropped with the connection.
+        return [], broken.code
+    seen: list[list[object]] = []
+    open_data = False
+    for kind, flags, stream_id, payload, counted in frames:
+        data = bytes(payload)
+        if open_data and kind == DATA and not counted and data:
+            seen[-1][1] = flags
+            seen[-1][3] += data  # type: ignore[operator]
         else:
-            rest += data[position:end]
-        position = end
-    assert passed == rest
-    assert len(notices) == count
+            seen.append([kind, flags, stream_id, data, counted])
+        open_data = kind == DATA and len(seen[-1][3]) < seen[-1][4]  # type: ignore[arg-type, operator]
+    return [tuple(one) for one in seen], code
+
+
+def fuzz_frames(data: bytes) -> None:
+    cuts = ([data], [data[i : i + 1] for i in range(len(data))], [data[:11], data[11:]])
+    results = [_read(parts) for parts in cuts]
+    assert results[0] == results[1] == results[2]
 
 
 class _Transport:
@@ -76,7 +71,7 @@ def fuzz_peer(data: bytes) -> None:
     peer.start()
     rest = data[1:]
     if not client_side:
-        rest = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + rest
+        rest = PREFACE + rest
     try:
         for start in range(0, len(rest), 50):
             peer.receive(rest[start : start + 50])

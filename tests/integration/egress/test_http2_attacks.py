@@ -21,7 +21,7 @@ from openshell.egress.limits import Limits
 _GONE = {StreamClosedError, NoSuchStreamError, ProtocolError, TimeoutError}
 DATA, HEADERS, PRIORITY, RST, SETTINGS, PING, UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 8, 9
 END_STREAM, END_HEADERS = 1, 4
-PROTOCOL, CALM, CANCEL = 1, 11, 8
+PROTOCOL, FRAME_SIZE, CANCEL, CALM = 1, 6, 8, 11
 
 
 def _block(client, stream, *, end=True):
@@ -67,7 +67,7 @@ ATTACKS = {
     "http2_header_block_too_large": (continuations, CALM),
     "http2_header_block_too_large (bytes)": (endless_list, CALM),
     "http2_header_list_too_large": (bomb, CALM),
-    "http2_frame_too_large": (lambda _: b"\x00\x40\x01\x00\x00\x00\x00\x00\x01", CALM),
+    "http2_frame_too_large": (lambda _: b"\x01\x00\x01\x00\x00\x00\x00\x00\x01", FRAME_SIZE),
     "http2_protocol_error": (lambda _: frame(DATA, b"x", stream=0), PROTOCOL),
     "http2_protocol_error (window)": (lambda _: frame(UPDATE, b"\x7f\xff\xff\xff"), 3),
 }
@@ -115,6 +115,8 @@ async def test_more_streams_than_announced_end_the_connection():
 
     async with H2Server(A, script) as up, Proxy(rest_policy(rest(A, up.port))) as proxy:
         client = await H2Client.open(proxy, A, up.port)
+        await client.wait(lambda: client.conn.remote_settings.max_concurrent_streams == 100)
+        await client.flush()
         for _ in range(100):
             await client.open_stream(client.fields())
         await client.raw(_block(client, 301))

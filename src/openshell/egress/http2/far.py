@@ -10,32 +10,39 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
-import h2.errors
-import h2.events
-
 from openshell.egress.http1 import Headers
+from openshell.egress.http2.codes import ErrorCode, PeerBroken
 from openshell.egress.http2.fields import (
     MalformedFields,
     ResponseFields,
     read_response,
     read_trailers,
 )
-from openshell.egress.http2.gate import GoAway
-from openshell.egress.http2.peer import Peer, PeerBroken
+from openshell.egress.http2.happenings import (
+    DataCame,
+    FieldsCame,
+    GoAway,
+    Happening,
+    RoomCame,
+    SettingsCame,
+    StreamReset,
+    TrailersCame,
+)
+from openshell.egress.http2.peer import Peer
 from openshell.egress.stream import Stream
 
 __all__ = ["Far", "Served"]
 
-_NO_ERROR: Final = int(h2.errors.ErrorCodes.NO_ERROR)
-_PROTOCOL: Final = int(h2.errors.ErrorCodes.PROTOCOL_ERROR)
-_REFUSED: Final = int(h2.errors.ErrorCodes.REFUSED_STREAM)
+_NO_ERROR: Final = ErrorCode.NO_ERROR
+_PROTOCOL: Final = ErrorCode.PROTOCOL
+_REFUSED: Final = ErrorCode.REFUSED_STREAM
 
 
 class Served(Protocol):
     """What an upstream's stream is read for."""
 
     def on_response(self, head: ResponseFields, *, ended: bool) -> None: ...
-    def on_response_data(self, data: bytes, counted: int) -> None: ...
+    def on_response_data(self, came: DataCame) -> None: ...
     def on_response_end(self, trailers: Headers) -> None: ...
     def on_response_broken(self, reason: str) -> None: ...
     def on_far_reset(self, error: int) -> None: ...
@@ -54,7 +61,6 @@ class Far:
         self.peer = Peer(stream, client_side=True, clock=clock, on_room=self._on_room)
         self._flush = flush
         self._streams: dict[int, Served] = {}
-        self._trailers: dict[int, Headers] = {}
         self._changed = asyncio.Event()
         self._begun = asyncio.Event()
         self._going = False
@@ -101,7 +107,6 @@ class Far:
 
     def forget(self, stream_id: int) -> None:
         self._streams.pop(stream_id, None)
-        self._trailers.pop(stream_id, None)
         self._changed.set()
         if self._going and not self._streams:
             self.close()
@@ -133,11 +138,8 @@ class Far:
         stream, reason = self.peer.stream, "the upstream closed the connection"
         try:
             while data := await stream.read():
-                events, notices = self.peer.receive(data)
-                for event in events:
-                    self._handle(event)
-                for notice in notices:
-                    self._goes(notice)
+                for happened in self.peer.receive(data):
+                    self._handle(happened)
                 self._flush()
         except PeerBroken as broken:
             reason = f"the upstream broke HTTP/2: {broken.code}"
@@ -163,42 +165,27 @@ class Far:
         if not self._streams:
             self.close()
 
-    def _handle(self, event: h2.events.Event) -> None:
-        match event:
-            case h2.events.RemoteSettingsChanged():
+    def _handle(self, happened: Happening) -> None:
+        match happened:
+            case SettingsCame():
                 self._begun.set()
                 self._changed.set()
                 self.pump()
                 return
-            case h2.events.WindowUpdated(stream_id=0):
+            case GoAway():
+                self._goes(happened)
+                return
+            case RoomCame(stream_id=0):
                 self.pump()
                 return
-        stream_id = getattr(event, "stream_id", None)
-        served = self._streams.get(stream_id) if stream_id is not None else None
-        if served is None or stream_id is None:
+        served = self._streams.get(happened.stream_id)
+        if served is None:
             return
         try:
-            self._give(event, stream_id, served)
+            _give(happened, served)
         except MalformedFields as malformed:
-            self.peer.reset(stream_id, _PROTOCOL)
+            self.peer.reset(happened.stream_id, _PROTOCOL)
             served.on_response_broken(malformed.reason.value)
-
-    def _give(self, event: h2.events.Event, stream_id: int, served: Served) -> None:
-        match event:
-            case h2.events.InformationalResponseReceived(headers=fields):
-                served.on_response(read_response(fields), ended=False)
-            case h2.events.ResponseReceived(headers=fields, stream_ended=end):
-                served.on_response(read_response(fields), ended=end is not None)
-            case h2.events.DataReceived(data=data, flow_controlled_length=counted):
-                served.on_response_data(bytes(data or b""), counted or 0)
-            case h2.events.TrailersReceived(headers=fields):
-                self._trailers[stream_id] = read_trailers(fields)
-            case h2.events.StreamEnded():
-                served.on_response_end(self._trailers.pop(stream_id, ()))
-            case h2.events.StreamReset(error_code=error):
-                served.on_far_reset(int(error or 0))
-            case h2.events.WindowUpdated():
-                served.moves()
 
     async def ended(self) -> None:
         """Wait until the connection is over."""
@@ -206,3 +193,21 @@ class Far:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+
+
+def _give(happened: Happening, served: Served) -> None:
+    match happened:
+        case DataCame():
+            served.on_response_data(happened)
+            if happened.ended:
+                served.on_response_end(())
+        case FieldsCame():
+            served.on_response(read_response(happened.fields), ended=happened.ended)
+            if happened.ended:
+                served.on_response_end(())
+        case TrailersCame():
+            served.on_response_end(read_trailers(happened.fields))
+        case StreamReset():
+            served.on_far_reset(happened.error)
+        case RoomCame():
+            served.moves()

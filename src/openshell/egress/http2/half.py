@@ -8,6 +8,7 @@ No judging and no policy. Driven by `request`; never waits.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from hpack import HeaderTuple
@@ -19,12 +20,15 @@ __all__ = ["TURN", "Half"]
 
 # What one stream sends before others get their turn. A quarter of what a transport takes at once.
 TURN: Final = 64 * 1024
+# Pieces that are copied together when they wait.
+_SMALL: Final = 16 * 1024
 
 
 class Half:
     """Data on its way to stream `target_id` of `target`."""
 
     __slots__ = (
+        "_fresh",
         "_granted",
         "_keeps_up",
         "_shares",
@@ -45,7 +49,9 @@ class Half:
         self._target = target
         self._source = source
         self._shares = shares
-        self._waiting: deque[memoryview] = deque()
+        self._waiting: deque[bytes | memoryview] = deque()
+        # How many of them, at the end, lie in buffers that are not ours.
+        self._fresh = 0
         self._window = FIRST_WINDOW
         # What has gone on and was not granted again yet.
         self._granted = 0
@@ -60,13 +66,18 @@ class Half:
         self.ended = False
         self.finished = False
 
-    def push(self, data: bytes, counted: int = 0) -> None:
-        """Take data; `counted` is what it took of the sender's window, padding included."""
-        if data and not self.finished:
-            self._waiting.append(memoryview(data))
-            self.held += len(data)
+    def push(self, pieces: Sequence[bytes | memoryview], counted: int = 0) -> None:
+        """Take data; `counted` is what it took of the sender's window, padding included.
+
+        Pieces may lie in a larger buffer: what `pump` cannot send is copied out of it.
+        """
+        size = sum(map(len, pieces))
+        if size and not self.finished:
+            self._fresh += len(pieces)
+            self._waiting += pieces
+            self.held += size
         # Padding, and what nobody takes any more, is gone at once.
-        self._grant(counted - len(data) if not self.finished else counted)
+        self._grant(counted - size if not self.finished else counted)
 
     def end(self, trailers: list[HeaderTuple] | None = None) -> None:
         self.ended = True
@@ -79,46 +90,59 @@ class Half:
             room = peer.room(stream_id)
             if room <= 0:
                 self._keeps_up = False
+                self._own()
                 return False
             if most <= 0:
                 return True
-            data = self._take(room)
-            self.held -= len(data)
-            self.moved += len(data)
-            most -= len(data)
+            pieces, size = self._take(min(room, most))
+            self.held -= size
+            self.moved += size
+            most -= size
             last = self.ended and not self._waiting and self._trailers is None
-            peer.send_data(stream_id, data, end=last)
+            peer.send_data(stream_id, pieces, end=last)
             self.finished = self.finished or last
-            self._grant(len(data))
+            self._grant(size)
+        self._fresh = 0
         self._keeps_up = True
         if self.ended and not self.finished:
             self.finished = True
             if self._trailers:
                 peer.send_headers(stream_id, self._trailers, end=True)
             else:
-                peer.send_data(stream_id, b"", end=True)
+                peer.send_data(stream_id, (), end=True)
         return False
 
-    def _take(self, room: int) -> memoryview | bytes:
-        """Take up to `room` bytes; small pieces together, because a frame costs more than a copy."""
-        data = self._waiting.popleft()
-        if len(data) > room:
-            self._waiting.appendleft(data[room:])
-            return data[:room]
-        parts, size = [data], len(data)
+    def _take(self, room: int) -> tuple[list[bytes | memoryview], int]:
+        """Take up to `room` bytes."""
+        pieces, size = list[bytes | memoryview](), 0
         while self._waiting and size < room:
-            data = self._waiting.popleft()
-            if size + len(data) > room:
-                self._waiting.appendleft(data[room - size :])
-                data = data[: room - size]
-            parts.append(data)
-            size += len(data)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            piece = self._waiting.popleft()
+            if size + len(piece) > room:
+                view = memoryview(piece)
+                self._waiting.appendleft(view[room - size :])
+                piece = view[: room - size]
+            pieces.append(piece)
+            size += len(piece)
+        return pieces, size
+
+    def _own(self) -> None:
+        """Copy what came last out of the buffers that it lies in, and small pieces together.
+
+        So what waits takes as much memory as it has bytes, in however many frames it came.
+        """
+        fresh = min(self._fresh, len(self._waiting))
+        self._fresh = 0
+        if not fresh:
+            return
+        pieces = [self._waiting.pop() for _ in range(fresh)]
+        if self._waiting and len(self._waiting[-1]) < _SMALL:
+            pieces.append(self._waiting.pop())
+        self._waiting.append(b"".join(reversed(pieces)))
 
     def drop(self) -> None:
         """Forget what waits: nobody takes it any more."""
         self._waiting.clear()
-        self.held = 0
+        self._fresh = self.held = 0
         self.finished = True
         self._shares.return_window(self._window - FIRST_WINDOW)
         self._window = FIRST_WINDOW

@@ -8,7 +8,7 @@ Filled by `request` for the client's frames, emptied by `asking` (a body that is
 """
 
 import asyncio
-from collections import deque
+from collections.abc import Sequence
 
 from openshell.egress.body_faults import BodyFault
 from openshell.egress.credentials import find_marker
@@ -23,6 +23,7 @@ class Intake:
     """The body of stream `stream_id` of a client."""
 
     __slots__ = (
+        "_counted",
         "_head",
         "_peer",
         "_stream_id",
@@ -37,8 +38,9 @@ class Intake:
         self._peer = peer
         self._stream_id = stream_id
         self._head = head
-        # What came before the request went out, each with what it took of the window.
-        self.early: deque[tuple[bytes, int]] = deque()
+        # What came before the request went out, and what it took of the window.
+        self.early = bytearray()
+        self._counted = 0
         # Set whenever anything has come.
         self.arrived = asyncio.Event()
         # Bytes of all of the body, also of what did not wait here.
@@ -46,9 +48,20 @@ class Intake:
         self.ended = False
         self.trailers: Headers = ()
 
-    def keep(self, data: bytes, counted: int) -> None:
-        self.early.append((data, counted))
+    def keep(self, pieces: Sequence[bytes | memoryview], counted: int) -> None:
+        for piece in pieces:
+            self.early += piece
+        self._counted += counted
         self.arrived.set()
+
+    def take(self) -> tuple[bytes, int]:
+        """Take what waits, and what it took of the window."""
+        taken = bytes(self.early), self._counted
+        self.drop()
+        return taken
+
+    def drop(self) -> None:
+        self.early, self._counted = bytearray(), 0
 
     def end(self, trailers: Headers) -> None:
         self.ended, self.trailers = True, trailers
@@ -80,11 +93,10 @@ class Intake:
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    while self.early:
-                        data, counted = self.early.popleft()
-                        body += data
-                        if counted and not self.ended:
-                            self._peer.open_window(self._stream_id, counted)
+                    data, counted = self.take()
+                    body += data
+                    if not self.ended:
+                        self._peer.open_window(self._stream_id, counted)
                     if len(body) > limit:
                         return BodyFault.SIZE
                     if self.ended:

@@ -11,13 +11,12 @@ Owned by `session`, called by it for the client's frames and by `far` for the up
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-import h2.errors
-
 from openshell.egress.denials import Denial, bare
 from openshell.egress.generation import Generation
 from openshell.egress.http1 import Headers, NoBody, RequestHead
 from openshell.egress.http2.answers import write_denial
 from openshell.egress.http2.asking import Asking
+from openshell.egress.http2.codes import ErrorCode
 from openshell.egress.http2.far import Far
 from openshell.egress.http2.fields import (
     Malformed,
@@ -27,6 +26,7 @@ from openshell.egress.http2.fields import (
     write_trailers,
 )
 from openshell.egress.http2.half import Half
+from openshell.egress.http2.happenings import DataCame
 from openshell.egress.http2.intake import Intake
 from openshell.egress.http2.peer import Peer
 from openshell.egress.http2.scanning import BodyScan
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamExchange"]
 
-_NO_ERROR: Final = int(h2.errors.ErrorCodes.NO_ERROR)
-_INTERNAL: Final = int(h2.errors.ErrorCodes.INTERNAL_ERROR)
-_CANCEL: Final = int(h2.errors.ErrorCodes.CANCEL)
-_REFUSED: Final = int(h2.errors.ErrorCodes.REFUSED_STREAM)
+_NO_ERROR: Final = ErrorCode.NO_ERROR
+_INTERNAL: Final = ErrorCode.INTERNAL
+_CANCEL: Final = ErrorCode.CANCEL
+_REFUSED: Final = ErrorCode.REFUSED_STREAM
 # Times that a request is sent again which upstreams refuse because they are about to close.
 _MAX_REFUSED: Final = 3
-_PROTOCOL: Final = int(h2.errors.ErrorCodes.PROTOCOL_ERROR)
+_PROTOCOL: Final = ErrorCode.PROTOCOL
 # Interim heads before one response, as in HTTP/1.
 _MAX_INTERIM: Final = 32
 # Methods that may be sent again when a kept connection turns out to be closed, as in HTTP/1.
@@ -155,34 +155,34 @@ class StreamExchange:
         if not peer.send_headers(far_id, fields, end=up.finished):
             return False
         if body_is_ours:
-            up.push(body)
+            up.push((body,))
             up.end()
             return True
-        while intake.early:
-            up.push(*intake.early.popleft())
+        early, counted = intake.take()
+        up.push((early,) if early else (), counted)
         if intake.ended:
             up.end(write_trailers(intake.trailers))
         return True
 
     # What the client sends.
 
-    def on_data(self, data: bytes, counted: int) -> None:
+    def on_data(self, came: DataCame) -> None:
         self._touched = self._services.clock()
-        self._intake.received += len(data)
+        self._intake.received += came.size
         if self._answered:
             return
         if self._scan is not None:
             known = self._scan.found
-            if self._scan.feed(data):
+            if self._scan.feed(b"".join(came.pieces)):
                 self._intake.arrived.set()
-                self._session.peer.open_window(self.stream_id, counted or 1)
+                self._session.peer.open_window(self.stream_id, came.counted)
                 if not known:
                     self._found_marker()
                 return
         if self._up is None:
-            self._intake.keep(data, counted)
+            self._intake.keep(came.pieces, came.counted)
         else:
-            self._up.push(data, counted)
+            self._up.push(came.pieces, came.counted)
             self.moves()
 
     def on_end(self, trailers: Headers) -> None:
@@ -244,12 +244,12 @@ class StreamExchange:
         if ended:
             self.moves()
 
-    def on_response_data(self, data: bytes, counted: int) -> None:
+    def on_response_data(self, came: DataCame) -> None:
         self._touched = self._services.clock()
         if self._down is None:
             self.on_response_broken("it sent data before a response")
         else:
-            self._down.push(data, counted)
+            self._down.push(came.pieces, came.counted)
             self.moves()
 
     def on_response_end(self, trailers: Headers) -> None:
@@ -397,11 +397,11 @@ class StreamExchange:
             return
         fields, body = write_denial(denial, self._head)
         self._answered = self._begun = True
-        self._intake.early.clear()
+        self._intake.drop()
         self._session.peer.send_headers(self.stream_id, fields, end=not body)
         self._down = Half((self._session.peer, self.stream_id), None, self._session.shares)
         self._down.finished = not body
-        self._down.push(body)
+        self._down.push((body,))
         self._down.end()
         self.moves()
 
@@ -451,7 +451,7 @@ class StreamExchange:
         for half in (self._up, self._down):
             if half is not None:
                 half.drop()
-        self._intake.early.clear()
+        self._intake.drop()
         self._asking.close()
         if self._task is not asyncio.current_task():
             self._task.cancel()

@@ -29,7 +29,7 @@ class BodyScan:
         self._session = session
         self._intake = intake
         self._scanner = MarkerScanner()
-        self._scanner.feed(b"".join(data for data, _ in intake.early))
+        self._scanner.feed(bytes(intake.early))
 
     @property
     def found(self) -> bool:

@@ -13,19 +13,27 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import Final
 
-import h2.errors
-import h2.events
-
 from openshell.egress.admission import Admitted
 from openshell.egress.connection import ClientConnection, Services
 from openshell.egress.denials import bare
 from openshell.egress.events import Where, shown_method
 from openshell.egress.generation import Generation
-from openshell.egress.http1 import Headers, RequestHead
+from openshell.egress.http1 import RequestHead
 from openshell.egress.http2.answers import write_denial
+from openshell.egress.http2.codes import ErrorCode, PeerBroken
 from openshell.egress.http2.far import Far
 from openshell.egress.http2.fields import MalformedFields, read_request, read_trailers
-from openshell.egress.http2.peer import Peer, PeerBroken
+from openshell.egress.http2.happenings import (
+    DataCame,
+    FieldsCame,
+    GoAway,
+    Happening,
+    RoomCame,
+    SettingsCame,
+    StreamReset,
+    TrailersCame,
+)
+from openshell.egress.http2.peer import Peer
 from openshell.egress.http2.request import StreamExchange
 from openshell.egress.route import Route
 from openshell.egress.stream import Stream
@@ -35,8 +43,8 @@ from openshell.ocsf import HostPort, Refusal
 
 __all__ = ["Session", "serve"]
 
-_NO_ERROR: Final = int(h2.errors.ErrorCodes.NO_ERROR)
-_REFUSED: Final = int(h2.errors.ErrorCodes.REFUSED_STREAM)
+_NO_ERROR: Final = ErrorCode.NO_ERROR
+_REFUSED: Final = ErrorCode.REFUSED_STREAM
 _PROTOCOL: Final = "h2"
 
 
@@ -67,7 +75,6 @@ class Session:
             connection.stream, client_side=False, clock=services.clock, on_room=self._on_room
         )
         self._exchanges: OrderedDict[int, StreamExchange] = OrderedDict()
-        self._trailers: dict[int, Headers] = {}
         self._moving: dict[StreamExchange, None] = {}
         self._fars: list[Far] = []
         self._opening = asyncio.Lock()
@@ -110,9 +117,8 @@ class Session:
     # The client's frames.
 
     def _receive(self, data: bytes) -> None:
-        events, _ = self.peer.receive(data)
-        for event in events:
-            self._handle(event)
+        for happened in self.peer.receive(data):
+            self._handle(happened)
         unfinished = self.peer.unfinished
         if not unfinished:
             self._begun_since = None
@@ -120,46 +126,51 @@ class Session:
             self._begun_since = self.services.clock()
         self._unfinished = unfinished
 
-    def _handle(self, event: h2.events.Event) -> None:
-        match event:
-            case h2.events.RequestReceived():
-                self._open(event)
+    def _handle(self, happened: Happening) -> None:
+        match happened:
+            case FieldsCame():
+                self._open(happened)
                 return
-            case h2.events.WindowUpdated(stream_id=0) | h2.events.RemoteSettingsChanged():
+            case RoomCame(stream_id=0) | SettingsCame():
                 self._all_move()
                 return
-        stream_id = getattr(event, "stream_id", None)
-        exchange = self._exchanges.get(stream_id) if stream_id is not None else None
-        if exchange is None or stream_id is None:
+            case GoAway():
+                # A client that goes opens no more streams; those that run go on.
+                return
+        exchange = self._exchanges.get(happened.stream_id)
+        if exchange is None:
             return
-        match event:
-            case h2.events.DataReceived(data=data, flow_controlled_length=counted):
-                exchange.on_data(bytes(data or b""), counted or 0)
-            case h2.events.TrailersReceived(headers=fields):
+        match happened:
+            case DataCame():
+                exchange.on_data(happened)
+                if happened.ended:
+                    exchange.on_end(())
+            case TrailersCame():
                 try:
-                    self._trailers[stream_id] = read_trailers(fields)
+                    trailers = read_trailers(happened.fields)
                 except MalformedFields as malformed:
                     exchange.on_broken(malformed.reason.value)
-            case h2.events.StreamEnded():
-                exchange.on_end(self._trailers.pop(stream_id, ()))
-            case h2.events.StreamReset():
+                else:
+                    exchange.on_end(trailers)
+            case StreamReset():
                 exchange.on_cancelled()
-            case h2.events.WindowUpdated():
+            case RoomCame():
                 self.moves(exchange)
 
-    def _open(self, event: h2.events.RequestReceived) -> None:
-        stream_id = event.stream_id or 0
-        ended = event.stream_ended is not None
+    def _open(self, came: FieldsCame) -> None:
+        stream_id, ended = came.stream_id, came.ended
         if self._leaving or not self.shares.take_stream():
             self.peer.reset(stream_id, _REFUSED)
             return
         try:
-            head = read_request(event.headers, ended=ended, scheme=self.route.scheme)
+            head = read_request(came.fields, ended=ended, scheme=self.route.scheme)
         except MalformedFields as malformed:
             self.shares.return_stream()
             self._malformed(stream_id, malformed, ended=ended)
             return
-        self._exchanges[stream_id] = StreamExchange(self, stream_id, head)
+        exchange = self._exchanges[stream_id] = StreamExchange(self, stream_id, head)
+        if ended:
+            exchange.on_end(())
 
     def _malformed(self, stream_id: int, malformed: MalformedFields, *, ended: bool) -> None:
         self._deny(malformed.reason.value, f"the request head was rejected: {malformed.reason}")
@@ -196,7 +207,6 @@ class Session:
 
     def forget(self, stream_id: int) -> None:
         if self._exchanges.pop(stream_id, None) is not None:
-            self._trailers.pop(stream_id, None)
             self.shares.return_stream()
             self._idle_since = self.services.clock()
 
@@ -245,9 +255,11 @@ class Session:
 
     async def _connect(self) -> None:
         request, upstreams = self.route.admitted.request, self.services.upstreams
-        epoch = self.services.holder.current.credentials.epoch
         plain = await upstreams.dial(self.route.admitted.plan)
-        target = TlsTarget(request.host.rstrip("."), request.port, epoch)
+        host, credentials = request.host.rstrip("."), self.services.holder.current.credentials
+        epoch = credentials.epoch
+        identity = credentials.client_identity(host, request.port)
+        target = TlsTarget(host, request.port, epoch, identity)
         stream = await upstreams.secure(plain, target, (_PROTOCOL,))
         if stream.alpn != _PROTOCOL:
             stream.abort()

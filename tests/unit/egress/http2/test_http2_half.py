@@ -16,11 +16,11 @@ class End:
         self.opened = 0
 
     def room(self, stream_id):
-        return min(self.window, 16_384)
+        return self.window
 
     def send_data(self, stream_id, data, *, end=False):
-        self.window -= len(data)
-        self.sent.append((bytes(data), end))
+        self.window -= sum(map(len, data))
+        self.sent.append((b"".join(data), end))
 
     def send_headers(self, stream_id, fields, *, end=False):
         self.sent.append((fields, end))
@@ -36,7 +36,7 @@ def make(window=0, shares=None):
 
 def test_nothing_is_granted_before_it_went_on():
     source, target, half = make(window=0)
-    half.push(b"x" * 60_000, 60_000)
+    half.push((b"x" * 60_000,), 60_000)
     assert half.pump() is False
     assert (half.held, source.opened) == (60_000, 0)
     target.window = 60_000
@@ -48,13 +48,13 @@ def test_nothing_is_granted_before_it_went_on():
 def test_padding_is_granted_at_once():
     source, _, half = make()
     for _ in range(300):
-        half.push(b"", 256)
+        half.push((b"",), 256)
     assert source.opened >= 300 * 256 - FIRST_WINDOW // 2
 
 
 def test_a_turn_is_bounded():
     _, target, half = make(window=1_000_000)
-    half.push(b"x" * 200_000, 200_000)
+    half.push((b"x" * 200_000,), 200_000)
     assert half.pump() is True
     assert TURN <= sum(len(data) for data, _ in target.sent) < TURN + 16_384
 
@@ -62,7 +62,7 @@ def test_a_turn_is_bounded():
 def test_small_pieces_go_in_one_frame_and_the_last_carries_the_end():
     _, target, half = make(window=100)
     for piece in (b"a", b"b", b"c"):
-        half.push(piece, 1)
+        half.push((piece,), 1)
     half.end()
     half.pump()
     assert target.sent == [(b"abc", True)]
@@ -80,7 +80,7 @@ ENDS = {
 def test_an_end_goes_on_once(pieces, trailers, sent):
     _, target, half = make(window=100)
     for piece in pieces:
-        half.push(piece, len(piece))
+        half.push((piece,), len(piece))
     half.end(trailers)
     half.pump()
     half.pump()
@@ -91,7 +91,7 @@ def test_windows_grow_while_there_is_a_stock_and_come_back():
     shares = Shares(stock=3 * FIRST_WINDOW)
     source, _, half = make(window=10**9, shares=shares)
     for _ in range(100):
-        half.push(b"x" * 60_000, 60_000)
+        half.push((b"x" * 60_000,), 60_000)
         while half.pump():
             pass
     # 1 and 2 of the three were taken, no more were there; less than half a window waits to be granted.
@@ -105,7 +105,7 @@ def test_windows_grow_while_there_is_a_stock_and_come_back():
 def test_windows_grow_to_a_limit():
     source, _, half = make(window=10**9)
     for _ in range(2_000):
-        half.push(b"x" * 60_000, 60_000)
+        half.push((b"x" * 60_000,), 60_000)
         while half.pump():
             pass
     assert source.opened - 120_000_000 <= 2 * LARGEST_WINDOW
@@ -114,10 +114,24 @@ def test_windows_grow_to_a_limit():
 def test_what_nobody_takes_any_more_is_granted_and_forgotten():
     source, target, half = make(window=10)
     half.drop()
-    half.push(b"x" * 60_000, 60_000)
+    half.push((b"x" * 60_000,), 60_000)
     half.pump()
     assert target.sent == []
     assert (half.held, source.opened) == (0, 60_000)
+
+
+def test_what_waits_takes_the_memory_of_its_bytes_however_small_the_pieces():
+    _, target, half = make(window=0)
+    for _ in range(4_000):
+        buffer = memoryview(b"ab" * 50_000)
+        half.push((buffer[:1], buffer[1:2], buffer[2:2]), 2)
+        half.pump()
+    assert half.held == 8_000
+    assert len(half._waiting) == 1
+    assert isinstance(half._waiting[0], bytes)
+    target.window = 10_000
+    half.pump()
+    assert b"".join(data for data, _ in target.sent) == b"ab" * 4_000
 
 
 def test_streams_are_counted():
