@@ -33,6 +33,8 @@ class Upstream:
     redirects: dict[str, str] = field(default_factory=dict)
     # Accepted connections: also those that brought no request.
     connections: int = 0
+    # Common names of the certificates that clients showed, one for each request.
+    clients: list[str] = field(default_factory=list)
 
     @property
     def paths(self) -> list[str]:
@@ -40,8 +42,11 @@ class Upstream:
 
 
 @contextlib.contextmanager
-def http_upstream(certificate: Path | None = None) -> Iterator[Upstream]:
-    """Serves until the block ends; with a certificate over TLS."""
+def http_upstream(certificate: Path | None = None, *, client_ca: str = "") -> Iterator[Upstream]:
+    """Serves until the block ends; with a certificate over TLS.
+
+    With `client_ca` (PEM) only to clients with a certificate of that authority; whose, is remembered.
+    """
     upstream = Upstream(0)
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -54,6 +59,9 @@ def http_upstream(certificate: Path | None = None) -> Iterator[Upstream]:
             upstream.received.append(
                 Received(self.command, self.path, dict(self.headers.items()), body)
             )
+            if client_ca:
+                peer = self.connection.getpeercert() or {}
+                upstream.clients.append(dict(part[0] for part in peer["subject"])["commonName"])
             answer = f"{self.command} {self.path}".encode()
             location = upstream.redirects.get(self.path)
             self.send_response(307 if location else 200)
@@ -83,6 +91,9 @@ def http_upstream(certificate: Path | None = None) -> Iterator[Upstream]:
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
+        if client_ca:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(cadata=client_ca)
         server.socket = context.wrap_socket(server.socket, server_side=True)
     upstream.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

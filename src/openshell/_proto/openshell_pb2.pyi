@@ -2990,6 +2990,7 @@ class ProviderProfile(_message.Message):
     ANNOTATIONS_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
+    CLIENT_CERTIFICATE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     display_name: _builtins.str
     description: _builtins.str
@@ -3008,6 +3009,10 @@ class ProviderProfile(_message.Message):
     def discovery(self) -> Global___ProviderProfileDiscovery: ...
     @_builtins.property
     def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def client_certificate(self) -> _openshell_ext_pb2.ProfileClientCertificate:
+        """Shown to the endpoints in the TLS handshake."""
+
     def __init__(
         self,
         *,
@@ -3024,10 +3029,11 @@ class ProviderProfile(_message.Message):
         annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         source: _builtins.str = ...,
         scope: _builtins.str = ...,
+        client_certificate: _openshell_ext_pb2.ProfileClientCertificate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["discovery", b"discovery"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client_certificate", b"client_certificate", "discovery", b"discovery"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "binaries", b"binaries", "category", b"category", "credentials", b"credentials", "description", b"description", "discovery", b"discovery", "display_name", b"display_name", "endpoints", b"endpoints", "id", b"id", "inference_capable", b"inference_capable", "resource_version", b"resource_version", "scope", b"scope", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "binaries", b"binaries", "category", b"category", "client_certificate", b"client_certificate", "credentials", b"credentials", "description", b"description", "discovery", b"discovery", "display_name", b"display_name", "endpoints", b"endpoints", "id", b"id", "inference_capable", b"inference_capable", "resource_version", b"resource_version", "scope", b"scope", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3317,18 +3323,22 @@ class GetSandboxProviderEnvironmentRequest(_message.Message):
 
     SANDBOX_ID_FIELD_NUMBER: _builtins.int
     SUPPORTS_STATIC_CREDENTIAL_BINDINGS_FIELD_NUMBER: _builtins.int
+    SUPPORTS_CLIENT_IDENTITIES_FIELD_NUMBER: _builtins.int
     sandbox_id: _builtins.str
     supports_static_credential_bindings: _builtins.bool
     """Without it, bound credentials are withheld."""
+    supports_client_identities: _builtins.bool
+    """Without it, client certificates are withheld."""
     def __init__(
         self,
         *,
         sandbox_id: _builtins.str = ...,
         supports_static_credential_bindings: _builtins.bool = ...,
+        supports_client_identities: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sandbox_id", b"sandbox_id", "supports_static_credential_bindings", b"supports_static_credential_bindings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sandbox_id", b"sandbox_id", "supports_client_identities", b"supports_client_identities", "supports_static_credential_bindings", b"supports_static_credential_bindings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3480,6 +3490,7 @@ class GetSandboxProviderEnvironmentResponse(_message.Message):
     DYNAMIC_CREDENTIALS_FIELD_NUMBER: _builtins.int
     STATIC_CREDENTIAL_BINDINGS_FIELD_NUMBER: _builtins.int
     NON_SECRET_ENVIRONMENT_KEYS_FIELD_NUMBER: _builtins.int
+    CLIENT_IDENTITIES_FIELD_NUMBER: _builtins.int
     provider_env_revision: _builtins.int
     @_builtins.property
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
@@ -3491,6 +3502,10 @@ class GetSandboxProviderEnvironmentResponse(_message.Message):
     def static_credential_bindings(self) -> _containers.MessageMap[_builtins.str, Global___StaticCredentialBinding]: ...
     @_builtins.property
     def non_secret_environment_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def client_identities(self) -> _containers.RepeatedCompositeFieldContainer[_openshell_ext_pb2.ClientIdentity]:
+        """For the supervisor alone: never part of the environment."""
+
     def __init__(
         self,
         *,
@@ -3500,10 +3515,11 @@ class GetSandboxProviderEnvironmentResponse(_message.Message):
         dynamic_credentials: _abc.Mapping[_builtins.str, Global___ProviderProfileCredential] | None = ...,
         static_credential_bindings: _abc.Mapping[_builtins.str, Global___StaticCredentialBinding] | None = ...,
         non_secret_environment_keys: _abc.Iterable[_builtins.str] | None = ...,
+        client_identities: _abc.Iterable[_openshell_ext_pb2.ClientIdentity] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential_expires_at_ms", b"credential_expires_at_ms", "dynamic_credentials", b"dynamic_credentials", "environment", b"environment", "non_secret_environment_keys", b"non_secret_environment_keys", "provider_env_revision", b"provider_env_revision", "static_credential_bindings", b"static_credential_bindings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_identities", b"client_identities", "credential_expires_at_ms", b"credential_expires_at_ms", "dynamic_credentials", b"dynamic_credentials", "environment", b"environment", "non_secret_environment_keys", b"non_secret_environment_keys", "provider_env_revision", b"provider_env_revision", "static_credential_bindings", b"static_credential_bindings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

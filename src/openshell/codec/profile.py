@@ -17,6 +17,7 @@ from openshell.policy.model import Binary, Endpoint
 from openshell.providers.profile.model import (
     AudienceOverride,
     Category,
+    ClientCertificate,
     Discovery,
     Material,
     ProfileCredential,
@@ -60,6 +61,10 @@ def profile_to_proto(profile: ProviderProfile) -> pb.ProviderProfile:
     if profile.discovery is not None:
         message.discovery.SetInParent()
         message.discovery.credentials.extend(profile.discovery.credentials)
+    if profile.client_certificate is not None:
+        message.client_certificate.SetInParent()
+        message.client_certificate.certificate = profile.client_certificate.certificate
+        message.client_certificate.private_key = profile.client_certificate.private_key
     return message
 
 
@@ -67,6 +72,11 @@ def profile_from_proto(message: pb.ProviderProfile) -> ProviderProfile:
     discovery = None
     if message.HasField("discovery"):
         discovery = Discovery(tuple(message.discovery.credentials))
+    shown = None
+    if message.HasField("client_certificate"):
+        shown = ClientCertificate(
+            message.client_certificate.certificate, message.client_certificate.private_key
+        )
     return ProviderProfile(
         id=message.id,
         display_name=message.display_name,
@@ -77,6 +87,7 @@ def profile_from_proto(message: pb.ProviderProfile) -> ProviderProfile:
         binaries=tuple(Binary(item.path, item.harness) for item in message.binaries),
         inference_capable=message.inference_capable,
         discovery=discovery,
+        client_certificate=shown,
         annotations=MappingProxyType(dict(sorted(message.annotations.items()))),
         resource_version=message.resource_version,
         source=message.source,

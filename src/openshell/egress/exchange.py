@@ -127,10 +127,6 @@ class Exchanges:
                 return await self._exchange(outcome, head, body, upstream)
             except NoAnswer:
                 self._link.drop()
-                objection = late_failure(upstream, self._link.key.host)
-                if objection is not None:
-                    failure = UpstreamFailed("tls", objection.reason, objection.cause.value)
-                    return await self._unreachable(outcome, head, failure)
                 if may_repeat and not connection.stream.lost:
                     continue
                 return await self._invalid(outcome, head, "it closed without an answer")
@@ -219,12 +215,13 @@ class Exchanges:
 
     async def _upstream(self, *, fresh: bool) -> tuple[Stream, bool]:
         """Return a connection, and whether time may have passed for it."""
-        epoch = self._services.holder.current.credentials.epoch
-        key = self._link.key
+        credentials = self._services.holder.current.credentials
+        key, epoch = self._link.key, credentials.epoch
         if key.credential_epoch != epoch:
             # A connection that carried other credentials is not used for these.
             self._link.close()
-            renewed = replace(key, credential_epoch=epoch)
+            identity = credentials.client_identity(key.host, key.port)
+            renewed = replace(key, credential_epoch=epoch, identity=identity)
             self._link = Link(self._services.upstreams, renewed, pooled=self._link.pooled)
         if not fresh:
             ready = self._link.ready()
@@ -333,6 +330,10 @@ class Exchanges:
         if client.lost:
             return False
         late = upstream.reason == SILENT
+        objection = late_failure(upstream, self._link.key.host)
+        if objection is not None and not answer.has_begun:
+            failure = UpstreamFailed("tls", objection.reason, objection.cause.value)
+            return await self._unreachable(judged, head, failure)
         if not (late or answer.has_begun):
             return await self._invalid(judged, head, "it closed the connection")
         reason = f"the upstream {'stopped moving' if late else 'closed the connection'}"

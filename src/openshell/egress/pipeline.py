@@ -129,15 +129,20 @@ class Pipeline:
         offered = await read_offer(connection.stream, limits.handshake_seconds)
         if H2 not in offered:
             return upstream, False
-        request = admitted.request
+        request, credentials = admitted.request, self._services.holder.current.credentials
+        host = request.host.rstrip(".")
+        if credentials.client_identity(host, request.port) is not None:
+            # It is shown when policy has allowed a request, and there is none yet: HTTP/2 is for
+            # clients that speak nothing else.
+            if HTTP1 in offered:
+                return upstream, False
+            if upstream is not None:
+                upstream.abort()
+            return None, True
         try:
             if upstream is None:
                 upstream = await upstreams.dial(admitted.plan)
-            target = TlsTarget(
-                request.host.rstrip("."),
-                request.port,
-                self._services.holder.current.credentials.epoch,
-            )
+            target = TlsTarget(host, request.port, credentials.epoch)
             secure = await upstreams.secure(upstream, target, offered)
         except UpstreamFailed:
             # Told in answer to the first request, in a protocol that the client speaks.
@@ -188,13 +193,15 @@ class Pipeline:
         adopt: Stream | None = None,
     ) -> Exchanges:
         services, request = self._services, admitted.request
+        host, credentials = request.host.rstrip("."), services.holder.current.credentials
         key = UpstreamKey(
-            request.host.rstrip("."),
+            host,
             request.port,
             admitted.plan.addresses,
             scheme == "https",
-            services.holder.current.credentials.epoch,
+            credentials.epoch,
             direct=absolute,
+            identity=credentials.client_identity(host, request.port),
         )
         link = Link(services.upstreams, key, pooled=absolute)
         if adopt is not None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from openshell.policy.hosts import normalize_host
 from openshell.providers.bindings import PolicyBinding, policy_bindings
+from openshell.providers.client_certificates import certificate_keys
 from openshell.providers.digest import digest_of
 from openshell.providers.env_keys import active_keys
 from openshell.providers.plugin_env import plugin_environment
@@ -27,6 +28,7 @@ from openshell.providers.workload_handle import Destination, workload_handle
 __all__ = [
     "Destination",
     "EnvironmentPlan",
+    "ShownIdentity",
     "StaticCredential",
     "Withheld",
     "fingerprint",
@@ -55,6 +57,18 @@ class StaticCredential:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownIdentity:
+    """A client certificate for the supervisor alone, and where it may show it."""
+
+    certificate: StaticCredential
+    private_key: StaticCredential
+
+    @property
+    def endpoints(self) -> tuple[Destination, ...]:
+        return self.certificate.endpoints
+
+
+@dataclass(frozen=True, slots=True)
 class Withheld:
     """One key that is not handed out, and why, for the log."""
 
@@ -73,6 +87,7 @@ class EnvironmentPlan:
     """Variables that are no secrets, with their values; disjoint from the credentials' keys."""
     dynamic_credentials: Mapping[str, ProfileCredential] = field(default_factory=dict)
     """Token grants by the contract's key, overrides folded in."""
+    identities: tuple[ShownIdentity, ...] = ()
 
     @property
     def non_secret_keys(self) -> tuple[str, ...]:
@@ -102,13 +117,34 @@ def plan_environment(situation: Situation) -> EnvironmentPlan:
     # A credential's name never carries a plain setting, not even while the credential is withheld.
     for key in (key for item in situation.attached for key in _secret_keys(item)):
         config.pop(key, None)
+    identities, hidden = _identities(situation, credentials)
     return EnvironmentPlan(
-        credentials=tuple(credentials),
+        credentials=tuple(c for c in credentials if (c.provider.id, c.key) not in hidden),
         withheld=tuple(withheld),
         revision=_revision(situation, bindings),
         config=config,
         dynamic_credentials={b.key: b.settings for b in expand(situation.attached)},
+        identities=identities,
     )
+
+
+def _identities(
+    situation: Situation, credentials: Sequence[StaticCredential]
+) -> tuple[tuple[ShownIdentity, ...], set[tuple[str, str]]]:
+    """Client certificates, and the keys that processes get no placeholder for, used or not."""
+    by_key = {(c.provider.id, c.key): c for c in credentials}
+    found: list[ShownIdentity] = []
+    hidden: set[tuple[str, str]] = set()
+    for item in situation.attached:
+        keys = certificate_keys(item.entry.profile if item.entry is not None else None)
+        if keys is None:
+            continue
+        places = [(item.record.id, key) for key in keys]
+        hidden.update(places)
+        certificate, private_key = (by_key.get(place) for place in places)
+        if certificate is not None and private_key is not None:
+            found.append(ShownIdentity(certificate, private_key))
+    return tuple(found), hidden
 
 
 def _bindings_in_force(situation: Situation) -> tuple[PolicyBinding, ...]:

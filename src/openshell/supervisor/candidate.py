@@ -5,15 +5,17 @@ candidate is usable as a whole or not at all: a policy with an error is not load
 credentials that contradict themselves are withheld, all of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from openshell._proto import inference_pb2, openshell_pb2, sandbox_pb2
+from openshell._proto import inference_pb2, openshell_ext_pb2, openshell_pb2, sandbox_pb2
 from openshell.codec.policy import policy_from_proto
+from openshell.egress.client_identity import ClientIdentity
 from openshell.egress.credentials import (
     BadPattern,
     Binding,
     BoundEndpoint,
+    BoundIdentity,
     CredentialSet,
     SnapshotRejected,
     Tokens,
@@ -134,6 +136,7 @@ def _credentials(
     grants, problem = read_grants(environment.dynamic_credentials, tokens)
     try:
         bindings = _bindings(environment.static_credential_bindings)
+        identities = _client_identities(environment.client_identities)
         built = CredentialSet.build(
             environment.provider_env_revision,
             dict(environment.environment),
@@ -141,6 +144,7 @@ def _credentials(
             non_secret_keys=tuple(environment.non_secret_environment_keys),
             shown_keys=SHOWN_KEYS,
             grants=grants,
+            identities=identities,
             expires_at_ms=dict(environment.credential_expires_at_ms),
             previous=current,
         )
@@ -149,6 +153,18 @@ def _credentials(
     except BadPattern as error:
         return current.revoked(grants), f"a credential is bound to an impossible endpoint: {error}"
     return built, f"token grants cannot be used: {problem}" if problem else ""
+
+
+def _client_identities(
+    sent: Iterable[openshell_ext_pb2.ClientIdentity],
+) -> tuple[BoundIdentity, ...]:
+    return tuple(
+        BoundIdentity(
+            tuple(BoundEndpoint(place.host, place.port) for place in item.endpoints),
+            ClientIdentity(item.provider, item.certificate, item.private_key),
+        )
+        for item in sent
+    )
 
 
 def _bindings(

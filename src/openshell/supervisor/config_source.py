@@ -149,7 +149,9 @@ class ConfigSource:
         )
         environment_call = stub.GetSandboxProviderEnvironment(
             openshell_pb2.GetSandboxProviderEnvironmentRequest(
-                sandbox_id=self._sandbox_id, supports_static_credential_bindings=True
+                sandbox_id=self._sandbox_id,
+                supports_static_credential_bindings=True,
+                supports_client_identities=True,
             ),
             metadata=metadata,
             timeout=_CALL_SECONDS,

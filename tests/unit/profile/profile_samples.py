@@ -109,6 +109,7 @@ PROFILES = st.builds(
     binaries=tuples(st.builds(m.Binary, WORDS, st.booleans())),
     inference_capable=st.booleans(),
     discovery=st.one_of(st.none(), st.builds(p.Discovery, tuples(WORDS))),
+    client_certificate=st.one_of(st.none(), st.builds(p.ClientCertificate, WORDS, WORDS)),
     annotations=maps(WORDS),
     resource_version=st.integers(0, 2**64 - 1),
     source=WORDS,
@@ -234,6 +235,9 @@ inference_capable: true
 discovery:
   credentials:
     - primary
+client_certificate:
+  certificate: client_cert
+  private_key: client_key
 source: user
 scope: workspace
 """

@@ -80,6 +80,7 @@ _OTHERWISE = {
     "profile": (model.ProviderProfile, set(), set()),
     "credential": (model.ProfileCredential, set(), set()),
     "discovery": (model.Discovery, set(), set()),
+    "client_certificate": (model.ClientCertificate, set(), set()),
     "binary": (policy.Binary, {"harness"}, {"advisor_proposed"}),
     "refresh": (model.Refresh, set(), set()),
     "material": (model.Material, set(), set()),

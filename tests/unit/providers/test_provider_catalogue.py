@@ -6,7 +6,13 @@ import pytest
 
 from openshell.policy.model import GraphqlOperation, L7Rule, Matcher
 from openshell.providers.catalogue import build_catalogue, make_entry
-from openshell.providers.profile.model import Category, Discovery, Refresh, Strategy
+from openshell.providers.profile.model import (
+    Category,
+    ClientCertificate,
+    Discovery,
+    Refresh,
+    Strategy,
+)
 from unit.providers.provider_cases import changed, endpoint, grant, profile
 
 
@@ -113,6 +119,7 @@ CHANGES = {
     "binaries": ("x",),
     "inference_capable": True,
     "discovery": Discovery(()),
+    "client_certificate": ClientCertificate("c", "k"),
     "annotations": {"a": "1", "b": "3"},
     "resource_version": 7,
     "source": "x",

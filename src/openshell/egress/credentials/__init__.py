@@ -39,6 +39,7 @@ from openshell.egress.credentials.rewrite import (
 )
 from openshell.egress.credentials.state import (
     Binding,
+    BoundIdentity,
     CredentialSet,
     SnapshotRejected,
     Unresolved,
@@ -51,6 +52,7 @@ __all__ = [
     "BadPattern",
     "Binding",
     "BoundEndpoint",
+    "BoundIdentity",
     "CredentialRefused",
     "CredentialSet",
     "EndpointScope",

@@ -15,6 +15,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final, Self
 
+from openshell.egress.client_identity import ClientIdentity
 from openshell.egress.credentials.binding import BoundEndpoint, EndpointScope
 from openshell.egress.credentials.grants import NO_GRANTS, GrantSet
 from openshell.egress.credentials.placeholder import (
@@ -24,7 +25,7 @@ from openshell.egress.credentials.placeholder import (
     render_placeholder,
 )
 
-__all__ = ["Binding", "CredentialSet", "SnapshotRejected", "Unresolved"]
+__all__ = ["Binding", "BoundIdentity", "CredentialSet", "SnapshotRejected", "Unresolved"]
 
 # Generations whose own values stay usable after a rotation, counting the current one.
 RETAINED_GENERATIONS: Final = 8
@@ -58,6 +59,14 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
+class BoundIdentity:
+    """A client certificate and the endpoints that it is shown to; their paths are not looked at."""
+
+    endpoints: tuple[BoundEndpoint, ...]
+    identity: ClientIdentity
+
+
+@dataclass(frozen=True, slots=True)
 class _Value:
     text: str = field(repr=False)
     expires_at_ms: int = 0
@@ -83,6 +92,8 @@ class CredentialSet:
     skipped: tuple[str, ...] = ()
     # Credentials that are fetched for a request; no process in the sandbox knows of them.
     grants: GrantSet = field(default=NO_GRANTS)
+    # Shown to upstreams in the TLS handshake; no process in the sandbox knows of them either.
+    identities: tuple[BoundIdentity, ...] = ()
     # Configuration that programs read themselves and nobody puts into a request for them.
     _shown: frozenset[str] = frozenset()
     _values: _Values = field(default_factory=lambda: MappingProxyType({}))
@@ -109,6 +120,7 @@ class CredentialSet:
         non_secret_keys: tuple[str, ...] = (),
         shown_keys: frozenset[str] = frozenset(),
         grants: GrantSet = NO_GRANTS,
+        identities: tuple[BoundIdentity, ...] = (),
         expires_at_ms: Mapping[str, int] = _NO_EXPIRY,
         previous: CredentialSet | None = None,
     ) -> Self:
@@ -140,6 +152,7 @@ class CredentialSet:
             revision=revision,
             skipped=skipped,
             grants=grants,
+            identities=identities,
             _shown=shown_keys.intersection(non_secret_keys),
             _values=MappingProxyType(values),
             _bindings=MappingProxyType(kept),
@@ -183,6 +196,16 @@ class CredentialSet:
     def holds(self, key: str) -> bool:
         """Whether there is a value of this name, usable or not."""
         return key in self._values
+
+    def client_identity(self, host: str, port: int) -> ClientIdentity | None:
+        """What an upstream is shown; nothing where two providers disagree about it."""
+        scope = EndpointScope(host, port, "/")
+        found = {
+            bound.identity
+            for bound in self.identities
+            if any(endpoint.covers(scope) for endpoint in bound.endpoints)
+        }
+        return found.pop() if len(found) == 1 else None
 
     def child_environment(self) -> Mapping[str, str]:
         """What a process in the sandbox gets: placeholders, never the value of a secret."""

@@ -8,6 +8,7 @@ by name. The answer exists nowhere but in this call: it is not logged, cached or
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from openshell._proto import openshell_pb2
@@ -24,7 +25,12 @@ from openshell.gateway.errors import ApiError, Code, failed_precondition
 from openshell.gateway.services.lookup import find_sandbox_by_id, require_field
 from openshell.gateway.services.situations import situation_of
 from openshell.gateway.store.model import Store, Tx
-from openshell.providers.environment import EnvironmentPlan, StaticCredential, plan_environment
+from openshell.providers.environment import (
+    EnvironmentPlan,
+    ShownIdentity,
+    StaticCredential,
+    plan_environment,
+)
 from openshell.providers.fitness import find_faults
 from openshell.providers.profile.model import ProfileCredential, ProviderProfile
 from openshell.providers.situation import Fault, FaultCode, Situation
@@ -73,7 +79,9 @@ class ProviderEnvironment:
             situation = situation_of(tx, sandbox)
             refuse_undeliverable(situation)
             plan = plan_environment(situation)
-            refs = [_ref(credential) for credential in plan.credentials]
+            shown = plan.identities if request.supports_client_identities else ()
+            parts = [part for item in shown for part in (item.certificate, item.private_key)]
+            refs = [_ref(credential) for credential in (*plan.credentials, *parts)]
             return plan, self._credentials.load(tx, refs)
 
         plan, loaded = await self._store.read(read)
@@ -101,7 +109,24 @@ class ProviderEnvironment:
                 raise ApiError(_CODES[error.code], error.message) from error
             for credential in plan.credentials:
                 _add(response, credential, values[_ref(credential)])
+            if request.supports_client_identities:
+                for item in plan.identities:
+                    _show(response, item, values)
         return response
+
+
+def _show(
+    response: openshell_pb2.GetSandboxProviderEnvironmentResponse,
+    item: ShownIdentity,
+    values: Mapping[CredentialRef, str],
+) -> None:
+    message = response.client_identities.add(
+        provider=item.certificate.provider.name,
+        certificate=values[_ref(item.certificate)],
+        private_key=values[_ref(item.private_key)],
+    )
+    for endpoint in item.endpoints:
+        message.endpoints.add(host=endpoint.host, port=endpoint.port)
 
 
 def _grant(credential: ProfileCredential) -> openshell_pb2.ProviderProfileCredential:

@@ -7,6 +7,7 @@ through the credential store, in the same transaction where that store is the da
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from dataclasses import dataclass
 
@@ -19,11 +20,12 @@ from openshell.gateway.records import Kind, load, to_row
 from openshell.gateway.refresh.states import drop_states, read_states
 from openshell.gateway.refresh.users import Users
 from openshell.gateway.services.catalogues import read_catalogue
+from openshell.gateway.services.client_certificates import refuse_bad_pair
 from openshell.gateway.services.provider_records import credential_refs, record_from_row
 from openshell.gateway.services.situations import sandboxes_using
 from openshell.gateway.store.model import MatchResourceVersion, Row, Tx
 from openshell.gateway.workspaces import open_workspace
-from openshell.providers.profile.model import MINTABLE
+from openshell.providers.profile.model import MINTABLE, ProviderProfile
 from openshell.providers.records import (
     NewProvider,
     ProviderChange,
@@ -71,6 +73,8 @@ def check_creation(tx: Tx, requested: str, new: NewProvider) -> str:
         check_new(new, workspace, may_be_empty=_may_be_empty(tx, workspace, new.type))
     except RecordRefused as refused:
         raise invalid_argument(str(refused)) from None
+    profile = _profile_of(tx, workspace, new.type)
+    refuse_bad_pair(profile, new.credentials, _moment(tx))
     return workspace
 
 
@@ -96,6 +100,8 @@ def apply_change(
     record = record_from_row(row)
     plan = plan_change(row, change)
     _refuse_refreshed_keys(tx, record, change)
+    profile = _profile_of(tx, row.workspace, record.type)
+    refuse_bad_pair(profile, change.credentials, _moment(tx))
     users = Users(tx, row)
     message = load(row, datamodel_pb2.Provider)
     dropped = credential_refs(record, dict.fromkeys((*plan.store_keys, *plan.remove_keys)))
@@ -133,6 +139,15 @@ def remove_provider(tx: Tx, credentials: CredentialStore, row: Row) -> list[Cred
     dropped += drop_states(tx, credentials, row.id)
     tx.delete(Kind.PROVIDER, row.id, row.resource_version)
     return dropped
+
+
+def _profile_of(tx: Tx, workspace: str, provider_type: str) -> ProviderProfile | None:
+    entry = read_catalogue(tx, workspace).effective(canonical_type(provider_type))
+    return entry.profile if entry is not None else None
+
+
+def _moment(tx: Tx) -> dt.datetime:
+    return dt.datetime.fromtimestamp(tx.now_ms / 1000, dt.UTC)
 
 
 def _may_be_empty(tx: Tx, workspace: str, provider_type: str) -> bool:

@@ -54,6 +54,11 @@ def profile_to_json(profile: ProviderProfile) -> _Json:
     )
     if profile.discovery is not None:
         out["discovery"] = only_set(credentials=profile.discovery.credentials)
+    if profile.client_certificate is not None:
+        out["client_certificate"] = {
+            "certificate": profile.client_certificate.certificate,
+            "private_key": profile.client_certificate.private_key,
+        }
     out.update(only_set(source=profile.source, scope=profile.scope))
     return out
 

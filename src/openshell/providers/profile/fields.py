@@ -108,6 +108,13 @@ _TOP: Final = Section(
             "what `--from-existing` looks for",
             holds=(Holds.ONE, "discovery"),
         ),
+        Field(
+            "client_certificate",
+            "map",
+            "none",
+            "shown to the endpoints in the TLS handshake; no process in the sandbox sees it",
+            holds=(Holds.ONE, "client_certificate"),
+        ),
         Field("source", "text", "", "written by export, ignored on input"),
         Field("scope", "text", "", "written by export, ignored on input"),
     ),
@@ -163,6 +170,26 @@ _CREDENTIAL: Final = (
         "discovery",
         "`discovery`",
         (Field("credentials", "list of names", "none", "credentials declared above", "each once"),),
+    ),
+    Section(
+        "client_certificate",
+        "`client_certificate`",
+        (
+            Field(
+                "certificate",
+                "name",
+                "",
+                "the credential with the certificate in PEM, its chain behind it",
+                required=True,
+            ),
+            Field(
+                "private_key",
+                "name",
+                "",
+                "the credential with its key in PEM, without a password",
+                required=True,
+            ),
+        ),
     ),
     Section(
         "binary",

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
+from openshell.providers.client_certificates import check_client_certificate
 from openshell.providers.profile.findings import ProfileFinding
 from openshell.providers.profile.ids import is_canonical_id
 from openshell.providers.profile.limits import is_too_large, limit_findings
@@ -80,6 +81,7 @@ def _check_rest(profile: ProviderProfile) -> Iterator[ProfileFinding]:
     yield from _check_discovery(profile)
     yield from check_credentials(profile)
     yield from check_endpoints(profile)
+    yield from check_client_certificate(profile)
     for index, binary in enumerate(profile.binaries):
         if not binary.path.strip():
             yield ProfileFinding(f"binaries[{index}]", "a binary must not be blank")

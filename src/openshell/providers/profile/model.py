@@ -21,6 +21,7 @@ __all__ = [
     "MINTABLE",
     "AudienceOverride",
     "Category",
+    "ClientCertificate",
     "Discovery",
     "Material",
     "ProfileCredential",
@@ -146,6 +147,14 @@ class ProfileCredential:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """Names of the credentials that hold the PEM texts which every endpoint is shown when it asks."""
+
+    certificate: str = ""
+    private_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Discovery:
     """Which credentials a client may look for in its environment."""
 
@@ -163,6 +172,7 @@ class ProviderProfile:
     binaries: tuple[Binary, ...] = ()
     inference_capable: bool = False
     discovery: Discovery | None = None
+    client_certificate: ClientCertificate | None = None
     annotations: Mapping[str, str] = field(default_factory=_no_annotations)
     resource_version: int = 0
     """The stored row's; 0 for built-in profiles and documents that never were stored."""
