@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeAlias
 
 from openshell.egress.dns import (
     QUERY_LIMIT,
@@ -46,6 +47,11 @@ MAX_TCP_CLIENTS = 32
 TCP_IDLE_SECONDS = 10.0
 # Datagrams answered in one turn of the loop, so that a flood cannot starve the proxy.
 DATAGRAMS_PER_TURN = 64
+
+_Control: TypeAlias = tuple[int, int, bytes]
+_IP_PKTINFO = 8
+# Room for one address of either family with its interface.
+_CONTROL_SPACE = socket.CMSG_SPACE(20)
 
 _LOOPBACK = {RType.A: "127.0.0.1", RType.AAAA: "::1"}
 
@@ -140,6 +146,20 @@ class SyntheticTable:
         number = self._next % size
         self._next += 1
         return number
+
+
+def _from_where_it_was_asked(control: list[_Control]) -> list[_Control]:
+    """What makes an answer come from the address that was asked: others are not accepted.
+
+    Programs with a name server of their own ask that one, and all of them are us (ip(7), ipv6(7)).
+    """
+    for level, kind, data in control:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+            # Received: interface, our address, the address of the packet. Sent: the second is used.
+            return [(level, kind, bytes(4) + data[8:12] + bytes(4))]
+        if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+            return [(level, kind, data[:16] + bytes(4))]
+    return []
 
 
 def _number_of(address: str) -> int | None:
@@ -257,7 +277,7 @@ class DnsServer:
     def _datagrams(self, sock: socket.socket) -> None:
         for _ in range(DATAGRAMS_PER_TURN):
             try:
-                message, peer = sock.recvfrom(QUERY_LIMIT + 1)
+                message, control, _, peer = sock.recvmsg(QUERY_LIMIT + 1, _CONTROL_SPACE)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -267,7 +287,7 @@ class DnsServer:
             if answer is None:
                 continue
             try:
-                sock.sendto(answer, peer)
+                sock.sendmsg([answer], _from_where_it_was_asked(control), 0, peer)
             except OSError:
                 # Full or unreachable: to the asker a lost datagram, which resolvers repeat.
                 continue

@@ -12,7 +12,7 @@ def test_without_nftables_only_the_explicit_proxy_remains(mode: str) -> None:
     with running_sandbox(mode, without_nftables=True) as lesser:
         status, detail = lesser.layers["network"]
         assert status == "partly"
-        assert "explicit proxy only" in detail
+        assert "explicit proxy only (protocol: tcp by CONNECT only)" in detail
         assert "capture_v4" not in lesser.greeting["listeners"]
         proxied = {"op": "accept", "listener": "proxy", "argv": ["connect_tcp", "10.200.0.1|3128"]}
         assert lesser.ask(proxied)["accepted"]

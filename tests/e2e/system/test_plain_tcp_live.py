@@ -56,6 +56,25 @@ while b"220" not in text and b" 403 " not in text:
 print(text)
 """
 
+# Asks a name server, by datagram or connection, for the address of a name; prints what it said.
+ASK = """
+import socket, struct, sys
+way, server, name = sys.argv[1:]
+labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+query = struct.pack("!6H", 7, 256, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, 1, 1)
+family = socket.AF_INET6 if ":" in server else socket.AF_INET
+kind = socket.SOCK_DGRAM if way == "udp" else socket.SOCK_STREAM
+with socket.socket(family, kind) as made:
+    made.settimeout(20)
+    made.connect((server, 53))
+    made.sendall(query if way == "udp" else struct.pack("!H", len(query)) + query)
+    answer = made.recv(600)[0 if way == "udp" else 2:]
+    print(answer[3] & 15, socket.inet_ntoa(answer[-4:]) if answer[7] else "-")
+    if way == "tcp":
+        made.sendall(b"\\xff" * 9)
+        print(made.recv(600))
+"""
+
 
 @dataclass
 class MailServer:
@@ -311,3 +330,29 @@ def test_another_sandboxs_address_means_nothing_here(
         ran = client.exec(other.id, [*argv, str(mail.port)], timeout_seconds=40)
         assert ran.exit_code != 0
         assert mail.connections == before + 1
+
+
+@pytest.mark.parametrize("server", ["192.0.2.53", "2001:db8::53", "10.200.0.1"])
+@pytest.mark.parametrize("way", ["udp", "tcp"])
+def test_port_53_is_the_sandboxs_resolver_whoever_is_asked(
+    client: SandboxClient, mailer: SandboxRef, way: str, server: str
+) -> None:
+    for name, wanted in ((ALIAS, "0 198.18.0."), ("secret.evil.example", "3 -")):
+        ran = client.exec(
+            mailer.id, [PYTHON, "-S", "-c", ASK, way, server, name], timeout_seconds=40
+        )
+        said, *rest = ran.stdout.splitlines()
+        assert said.startswith(wanted), ran
+        # What is no question is not passed on either.
+        assert rest == (["b''"] if way == "tcp" else [])
+
+
+def test_an_endpoint_at_port_53_is_not_reached_directly(
+    client: SandboxClient, gateway: PrivateGateway
+) -> None:
+    spec = sandbox_spec(network=network((PYTHON, ALIAS, 53, "tcp")))
+    with ready_sandbox(client, spec) as ref:
+        argv = [PYTHON, "-S", "-c", ASK, "tcp", ALIAS, ALIAS]
+        ran = client.exec(ref.id, argv, timeout_seconds=40)
+        assert ran.stdout.startswith("0 198.18.0."), ran
+        assert "CAPTURED" not in gateway.cli("logs", ref.name).stdout
