@@ -4,7 +4,7 @@ inflates does so to the same bytes elsewhere. Nothing but WebSocketFault or Answ
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from websockets.exceptions import ProtocolError
 from websockets.extensions.permessage_deflate import PerMessageDeflate
@@ -59,11 +59,25 @@ def _judged(parts: list[bytes], *, deflate: bool) -> tuple[list[str], str, bytes
     return judge.seen, fault, bytes(sent), held
 
 
+class _InflateTexts(PerMessageDeflate):
+    """Binary messages go on as they are: nobody here inflates them, so they may be no streams at all."""
+
+    is_binary = False
+
+    def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
+        if frame.opcode is TheirOpcode.BINARY or (
+            frame.opcode is TheirOpcode.CONT and self.is_binary
+        ):
+            self.is_binary = not frame.fin
+            return replace(frame, rsv1=False)
+        return super().decode(frame, max_size=max_size)
+
+
 def _texts_there(data: bytes, *, deflate: bool) -> tuple[list[str], bool]:
     """What the library reads, and whether it refused."""
     peer = Protocol(Side.SERVER, state=State.OPEN, max_size=None)
     if deflate:
-        peer.extensions = [PerMessageDeflate(True, True, 15, 15)]
+        peer.extensions = [_InflateTexts(True, True, 15, 15)]
     peer.receive_data(data)
     texts: list[str] = []
     open_message: list[bytes] | None = None

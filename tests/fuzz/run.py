@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from fuzz.corpus_files import CORPUS, escaped, read_corpus, read_lines, write_lines  # noqa: E402
+from fuzz.tokens import write_dictionary  # noqa: E402
 
 # What one input may take, Python traced for coverage included; most take microseconds.
 _TIMEOUT = 10
@@ -53,10 +54,17 @@ def _run(name: str, seconds: int, *, grow: bool) -> int:
         for folder in (corpus, found, merged):
             folder.mkdir()
         _lay(corpus, name)
+        write_dictionary(Path(scratch) / "tokens")
         start = [sys.executable, __file__, "--inside", name]
         limits = [f"-timeout={_TIMEOUT}", f"-rss_limit_mb={_MEMORY_MB}", "-print_final_stats=1"]
         once = [_SEED] if not name else []
-        flags = [*limits, *once, f"-max_total_time={seconds}", f"-artifact_prefix={found}/"]
+        flags = [
+            *limits,
+            *once,
+            f"-max_total_time={seconds}",
+            f"-artifact_prefix={found}/",
+            f"-dict={scratch}/tokens",
+        ]
         done = subprocess.run(
             [*start, *flags, str(corpus)], capture_output=True, text=True, errors="replace"
         )

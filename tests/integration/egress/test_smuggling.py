@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
+from fuzz.smuggling_vectors import SECRET, VECTORS
 from integration.egress.harness import A, Proxy, rest, rest_policy
-from integration.egress.smuggling import SECRET, VECTORS, NginxNotes, UvicornNotes
+from integration.egress.smuggling import NginxNotes, UvicornNotes
 from openshell.ocsf import Action, HttpEvent
 
 RULES = [
