@@ -135,17 +135,27 @@ class ProcessHost:
         """Start a program; one that cannot be started comes back ended, with the reason."""
         if not argv:
             raise ValueError("argv is empty")
+        number = self._take_number()
+        marked = {**env, PROGRAM_MARK: str(number)}
+        request = wire.Spawn(number, list(argv), marked, cwd, tty)
+        return await self._start(number, request, pipes=tty is None)
+
+    async def serve_files(self, cwd: str, home: str) -> Process:
+        """Start an SFTP server; it needs no program of the image. Speaks on its streams."""
+        number = self._take_number()
+        return await self._start(number, wire.ServeFiles(number, cwd, home), pipes=True)
+
+    async def _start(
+        self, number: int, request: wire.Spawn | wire.ServeFiles, *, pipes: bool
+    ) -> Process:
         ours: list[int] = []
         theirs: list[int] = []
         try:
-            if tty is None:
+            if pipes:
                 for write_end_is_ours in (True, False, False):
                     reading, writing = os.pipe()
                     ours.append(writing if write_end_is_ours else reading)
                     theirs.append(reading if write_end_is_ours else writing)
-            number = self._take_number()
-            marked = {**env, PROGRAM_MARK: str(number)}
-            request = wire.Spawn(number, list(argv), marked, cwd, tty)
             reply, descriptors = await self._ask(number, request, tuple(theirs))
         except BaseException:
             for descriptor in ours:

@@ -251,3 +251,51 @@ def test_a_client_that_leaves(ssh, box, client):
     assert ran.exit_code == 0, ran
     client.exec(box.id, ["pkill", "-f", "sleep 4711"])
 
+
+def test_files(ssh, tmp_path):
+    sent = tmp_path / "sent"
+    sent.write_bytes(os.urandom(1_000_000))
+    assert ssh.run(str(sent), f"{ssh.alias}:copy", program="scp").returncode == 0
+    assert ssh.run(f"{ssh.alias}:copy", str(tmp_path / "back"), program="scp").returncode == 0
+    assert (tmp_path / "back").read_bytes() == sent.read_bytes()
+    words = b"pwd\nls -l copy\nmkdir d\nrename copy d/copy\nchmod 640 d/copy\nls -la d\ndf\nln -s copy d/link\n"
+    listed = ssh.run("-b", "-", ssh.alias, program="sftp", input=words)
+    assert listed.returncode == 0, listed.stderr
+    assert b"/sandbox" in listed.stdout
+    assert b"1000000" in listed.stdout
+    assert b"-rw-r-----" in listed.stdout
+    refused = ssh.run("-b", "-", ssh.alias, program="sftp", input=b"put /etc/hostname /etc/x\n")
+    assert refused.returncode == 1
+    assert b"Permission denied" in refused.stderr
+
+
+def test_files_are_served_where_the_policy_lets_programs_read(ssh, tmp_path):
+    assert (
+        ssh.run(f"{ssh.alias}:/etc/shadow", str(tmp_path / "shadow"), program="scp").returncode == 0
+    )
+    # The host's is not there: an empty file stands in its place.
+    assert (tmp_path / "shadow").read_bytes() == b""
+    for path in ("/proc/1/environ", "/proc/1/mem", "/root/.bashrc", "/sandbox/../root/.profile"):
+        back = ssh.run(f"{ssh.alias}:{path}", str(tmp_path / "x"), program="scp")
+        assert back.returncode != 0, path
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_file_server_leaves_nothing_and_can_be_seen_by_nobody(ssh, box, client):
+    with subprocess.Popen(
+        ssh.argv("sftp", "-b", "-", ssh.alias),
+        env=ssh.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        process.stdin.write(b"pwd\n")
+        process.stdin.flush()
+        while b"/sandbox" not in process.stdout.readline():
+            pass
+        look = "cd /proc/$(pgrep openshell-sftp) && cat environ maps mem; ls fd"
+        seen = client.exec(box.id, ["sh", "-c", look])
+        assert seen.stdout == ""
+        assert seen.stderr.count("Permission denied") == 4
+        process.kill()
+    gone = ["sh", "-c", "while pgrep openshell-sftp; do sleep 0.05; done"]
+    assert client.exec(box.id, gone, timeout_seconds=10).exit_code == 0

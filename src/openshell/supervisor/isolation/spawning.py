@@ -17,7 +17,8 @@ import socket
 import struct
 import termios
 
-from openshell.supervisor.isolation import syscalls, wire
+from openshell.supervisor.isolation import privileges, syscalls, wire
+from openshell.supervisor.sftp.serve import serve
 
 __all__ = ["DEFAULT_PATH", "Spawner", "find_program"]
 
@@ -28,6 +29,7 @@ _NOT_FOUND, _NOT_STARTED = 127, 126
 # Python ignores these, and process 1 SIGINT; programs begin with the defaults.
 _RESTORED = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 _SIGNALFD_RECORD = 128
+_LAST_DESCRIPTOR = 0xFFFF_FFFF
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
 
@@ -77,6 +79,20 @@ def _make_terminal(columns: int, rows: int) -> tuple[int, str]:
     return master, f"/dev/pts/{number}"
 
 
+def _file_server(request: wire.ServeFiles, descriptors: list[int]) -> int:
+    """In the copy: keep nothing of process 1 but its restrictions, then serve."""
+    os.setsid()
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+    # The way to the supervisor is among them.
+    syscalls.close_range(len(descriptors), _LAST_DESCRIPTOR)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    privileges.take_name("openshell-sftp")
+    os.chdir(request.cwd)
+    return serve(0, 1, request.home)
+
+
 class Spawner:
     """Serves one supervisor until its end of the socket closes."""
 
@@ -108,6 +124,8 @@ class Spawner:
             match message:
                 case wire.Spawn():
                     self._spawn(message, descriptors)
+                case wire.ServeFiles():
+                    self._serve_files(message, descriptors)
                 case wire.Signal(pid, number, group):
                     self._signal(pid, number, group=group)
                 case wire.OpenSocket():
@@ -161,6 +179,23 @@ class Spawner:
             if terminal >= 0:
                 os.close(terminal)
             os.chdir("/")
+
+    def _serve_files(self, request: wire.ServeFiles, descriptors: list[int]) -> None:
+        """A copy of this process, restricted as it is, that speaks SFTP and nothing else."""
+        try:
+            pid = os.fork()
+        except OSError as error:
+            text = os.strerror(error.errno or 0)
+            refused = wire.Refused(request.id, "RESOURCE_LIMIT", _NOT_STARTED, text)
+            wire.send(self._control, refused)
+            return
+        if pid == 0:
+            try:
+                os._exit(_file_server(request, descriptors))
+            finally:
+                os._exit(_NOT_STARTED)
+        self._programs.add(pid)
+        wire.send(self._control, wire.Spawned(request.id, pid))
 
     def _refuse(self, request: wire.Spawn, error: Exception) -> None:
         if isinstance(error, OSError):

@@ -24,6 +24,7 @@ __all__ = [
     "Refused",
     "Reply",
     "Request",
+    "ServeFiles",
     "Signal",
     "Sources",
     "Spawn",
@@ -61,6 +62,14 @@ class Spawn(msgspec.Struct, tag="spawn", frozen=True):
     env: dict[str, str]
     cwd: str
     terminal: tuple[int, int] | None = None
+
+
+class ServeFiles(msgspec.Struct, tag="serve_files", frozen=True):
+    """Serve SFTP on the descriptors that come along: stdin, out, err. Answered like Spawn."""
+
+    id: int
+    cwd: str
+    home: str
 
 
 class Signal(msgspec.Struct, tag="signal", frozen=True):
@@ -123,7 +132,7 @@ class Opened(msgspec.Struct, tag="opened", frozen=True):
     id: int
 
 
-Request = Go | Sources | Spawn | Signal | OpenSocket
+Request = Go | Sources | Spawn | ServeFiles | Signal | OpenSocket
 Reply = Ready | Failed | Spawned | Refused | Exited | Opened
 
 # Built once, in the zygote: a decoder takes a millisecond to make.

@@ -84,7 +84,7 @@ class _Door(asyncssh.SSHServer):
         # It is recognised by its methods.
         return self._behind.session()
 
-    async def connection_requested(  # type: ignore[override]  # it may wait, says the library
+    async def connection_requested(
         self,
         dest_host: str,
         dest_port: int,

@@ -27,11 +27,6 @@ READ_ONLY = "OPENSHELL_MAIN_READ_ONLY"
 """Variable of a client that only wants to watch the main process."""
 
 _SHELLS = ("/bin/bash", "/bin/sh")
-_SFTP_SERVERS = (
-    "/usr/lib/openssh/sftp-server",
-    "/usr/libexec/openssh/sftp-server",
-    "/usr/lib/ssh/sftp-server",
-)
 # Output that may wait for the client before the program has to.
 _OUTPUT_LIMIT = 512 << 10
 _NOT_FOUND = 127
@@ -72,7 +67,7 @@ class Session(Channel):
 
     async def _start(self) -> Process:
         if self.asked.subsystem == SFTP_SUBSYSTEM:
-            return await self._first([[server] for server in _SFTP_SERVERS])
+            return await self._context.host.serve_files(WORKSPACE, WORKSPACE)
         command = self.asked.command
         if command is not None:
             return await self._first([[shell, "-lc", command] for shell in _SHELLS])
