@@ -107,6 +107,11 @@ def _trust_variables(directory: str) -> dict[str, str]:
         **dict.fromkeys(
             ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"), bundle
         ),
+        # A file of the host's that is shown inside may name roots of its own (`cafile` in a npmrc, `cert`
+        # in a pip.conf): only these variables outrank it. gRPC's C core knows none of those above.
+        **dict.fromkeys(
+            ("npm_config_cafile", "PIP_CERT", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"), bundle
+        ),
     }
 
 

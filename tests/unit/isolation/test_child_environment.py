@@ -43,11 +43,14 @@ def test_the_basics(role: ProgramRole) -> None:
         "REQUESTS_CA_BUNDLE": "/etc/openshell-tls/ca-bundle.pem",
         "CURL_CA_BUNDLE": "/etc/openshell-tls/ca-bundle.pem",
         "GIT_SSL_CAINFO": "/etc/openshell-tls/ca-bundle.pem",
+        "npm_config_cafile": "/etc/openshell-tls/ca-bundle.pem",
+        "PIP_CERT": "/etc/openshell-tls/ca-bundle.pem",
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": "/etc/openshell-tls/ca-bundle.pem",
     }
 
 
 def test_without_a_ca_the_tls_variables_are_absent() -> None:
-    assert not {n for n in environment(trust_directory=None) if "SSL" in n or "CERT" in n}
+    assert not {n for n in environment(trust_directory=None) if "SSL" in n or "CERT" in n or "ca" in n}
 
 
 @pytest.mark.parametrize(
