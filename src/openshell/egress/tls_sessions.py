@@ -15,7 +15,7 @@ from typing import Final
 
 from openshell.egress.client_identity import ClientIdentity
 
-__all__ = ["SessionCache", "TlsTarget"]
+__all__ = ["KeptSession", "SessionCache", "TlsTarget"]
 
 # A session holds the server's chain, about 5 KiB; a sandbox talks to a few dozen hosts.
 MAX_SESSIONS: Final = 32
@@ -33,31 +33,41 @@ class TlsTarget:
     identity: ClientIdentity | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class KeptSession:
+    """A session, the only context that takes it, and when the chain was verified that it stands for."""
+
+    session: ssl.SSLSession
+    context: ssl.SSLContext
+    verified: float
+
+
 class SessionCache:
     """The newest session for each target."""
 
     __slots__ = ("_kept",)
 
     def __init__(self) -> None:
-        # Oldest first. Beside the session: when its chain was verified.
-        self._kept: OrderedDict[TlsTarget, tuple[ssl.SSLSession, float]] = OrderedDict()
+        # Oldest first.
+        self._kept: OrderedDict[TlsTarget, KeptSession] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def put(self, target: TlsTarget, session: ssl.SSLSession, verified: float) -> None:
-        self._kept[target] = (session, verified)
+    def put(self, target: TlsTarget, kept: KeptSession) -> None:
+        self._kept[target] = kept
         self._kept.move_to_end(target)
         while len(self._kept) > MAX_SESSIONS:
             self._kept.popitem(last=False)
 
-    def get(self, target: TlsTarget, now: float) -> tuple[ssl.SSLSession, float] | None:
-        """Return a session and when its chain was verified."""
+    def get(self, target: TlsTarget, context: ssl.SSLContext, now: float) -> KeptSession | None:
+        """Return a session that a connection of this context can begin with."""
         kept = self._kept.get(target)
         if kept is None:
             return None
-        session, verified = kept
-        if now - verified > min(SESSION_SECONDS, float(session.timeout or SESSION_SECONDS)):
+        age = now - kept.verified
+        limit = min(SESSION_SECONDS, float(kept.session.timeout or SESSION_SECONDS))
+        if kept.context is not context or age > limit:
             del self._kept[target]
             return None
         return kept

@@ -21,7 +21,7 @@ from openshell.egress.destination import Address, Plan
 from openshell.egress.racing import dial_any
 from openshell.egress.stream import Stream, StreamLost, TlsStream
 from openshell.egress.tls_faults import explain_tls_error
-from openshell.egress.tls_sessions import SessionCache, TlsTarget
+from openshell.egress.tls_sessions import KeptSession, SessionCache, TlsTarget
 
 __all__ = ["IdlePool", "UpstreamFailed", "UpstreamKey", "UpstreamLease", "Upstreams"]
 
@@ -204,14 +204,14 @@ class Upstreams:
         self, plain: Stream, target: TlsTarget, protocols: tuple[str, ...] = _HTTP1
     ) -> TlsStream:
         """TLS over a plain connection, verified for the host. Raises UpstreamFailed."""
-        kept = self._sessions.get(target, self._clock())
         try:
             context = self._context_for(target.identity)
+            kept = self._sessions.get(target, context, self._clock())
             # OpenSSL copies the list when a connection is made from the context, in the next line; a
             # context for each list would hold the roots twice.
             context.set_alpn_protocols(list(protocols))
             stream = TlsStream(
-                plain, context, server_hostname=target.host, session=kept[0] if kept else None
+                plain, context, server_hostname=target.host, session=kept.session if kept else None
             )
         except BadIdentity as bad:
             plain.abort()
@@ -231,8 +231,10 @@ class Upstreams:
             stream.abort()
             raise
         # A resumed session was verified when the first of its line was, however often it is renewed.
-        verified = kept[1] if kept and stream.is_resumed else self._clock()
-        stream.on_session = lambda session: self._sessions.put(target, session, verified)
+        verified = kept.verified if kept and stream.is_resumed else self._clock()
+        stream.on_session = lambda session: self._sessions.put(
+            target, KeptSession(session, context, verified)
+        )
         return stream
 
     def _context_for(self, identity: ClientIdentity | None) -> ssl.SSLContext:

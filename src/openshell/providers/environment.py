@@ -65,7 +65,8 @@ class ShownIdentity:
 
     @property
     def endpoints(self) -> tuple[Destination, ...]:
-        return self.certificate.endpoints
+        """Without those that are bound for a part of their paths: a certificate is for a connection."""
+        return tuple(place for place in self.certificate.endpoints if not place.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +143,11 @@ def _identities(
         places = [(item.record.id, key) for key in keys]
         hidden.update(places)
         certificate, private_key = (by_key.get(place) for place in places)
-        if certificate is not None and private_key is not None:
-            found.append(ShownIdentity(certificate, private_key))
+        if certificate is None or private_key is None:
+            continue
+        shown = ShownIdentity(certificate, private_key)
+        if shown.endpoints:
+            found.append(shown)
     return tuple(found), hidden
 
 

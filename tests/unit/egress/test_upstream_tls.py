@@ -18,7 +18,7 @@ from openshell.egress.client_identity import BadIdentity, ClientIdentity, identi
 from openshell.egress.stream import TlsStream
 from openshell.egress.tls_faults import TlsCause, explain_tls_error, late_failure
 from openshell.egress.tls_sessions import MAX_SESSIONS, SESSION_SECONDS, SessionCache
-from openshell.egress.upstream import UpstreamFailed, UpstreamKey, Upstreams
+from openshell.egress.upstream import MAX_IDENTITIES, UpstreamFailed, UpstreamKey, Upstreams
 from support.authorities import Authority, Issued, loaded
 
 HOST = "a.example"
@@ -239,12 +239,13 @@ async def test_sessions_are_bounded() -> None:
         upstreams = pool()
         await talk(upstreams, key(port))
         cache, target = SessionCache(), key(port).target
-        kept = upstreams._sessions.get(target, 1.0)
+        context = upstreams._context
+        kept = upstreams._sessions.get(target, context, 1.0)
         assert kept is not None
         for number in range(MAX_SESSIONS + 5):
-            cache.put(replace(target, port=number), kept[0], 1.0)
+            cache.put(replace(target, port=number), kept)
         assert len(cache) == MAX_SESSIONS
-        assert cache.get(replace(target, port=0), 1.0) is None
+        assert cache.get(replace(target, port=0), context, 1.0) is None
 
 
 # Client certificates.
@@ -274,6 +275,19 @@ async def test_a_client_certificate_is_shown_and_sessions_stay_with_it(
             False, True, False, True,
         ]  # fmt: skip
         assert server.came == ["first", "first", "second", "second"]
+
+
+async def test_contexts_with_keys_are_bounded_and_a_session_does_not_outlive_its_own() -> None:
+    many = [identity(f"agent{number}") for number in range(MAX_IDENTITIES + 1)]
+    async with serving(asking()) as (port, server):
+        upstreams = pool()
+        assert [await talk(upstreams, key(port, identity=i)) for i in (many[0], *many)] == [
+            False, True, *(False for _ in many[1:]),
+        ]  # fmt: skip
+        assert len(upstreams._contexts) == MAX_IDENTITIES
+        # Its context was the oldest and is made anew: the session belonged to the one that is gone.
+        assert not await talk(upstreams, key(port, identity=many[0]))
+        assert server.came[-1] == "agent0"
 
 
 REFUSED_CLIENTS = {"none": None, "foreign": identity("foreign", THEIRS)}

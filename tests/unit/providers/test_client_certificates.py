@@ -13,7 +13,7 @@ from openshell.providers.profile.document import dump_profile, read_profile
 from openshell.providers.profile.lint import lint_profile
 from openshell.providers.profile.model import ClientCertificate, ProfileCredential, TokenGrant
 from support.authorities import Authority
-from unit.providers.provider_cases import attached, changed, endpoint, profile, situation
+from unit.providers.provider_cases import attached, changed, endpoint, policy, profile, situation
 
 CERT = ProfileCredential(name="cert", env_vars=("CLIENT_CERT",))
 KEY = ProfileCredential(name="key", env_vars=("CLIENT_KEY",))
@@ -92,6 +92,15 @@ def test_an_expired_key_withholds_the_pair():
     plan = plan_environment(situation(found))
     assert (plan.identities, plan.credentials) == ((), ())
     assert [w.key for w in plan.withheld] == ["CLIENT_KEY"]
+
+
+@pytest.mark.parametrize(("path", "count"), [("", 1), ("/v1/**", 0)], ids=["whole", "part"])
+def test_a_policy_binds_a_certificate_to_whole_hosts_only(path, count):
+    bound = policy(endpoint(provider="work", path=path, **REST))
+    found = attached("work", changed(SOUND, endpoints=()), keys=("CLIENT_CERT", "CLIENT_KEY"))
+    plan = plan_environment(situation(found, base=bound))
+    assert len(plan.identities) == count
+    assert plan.credentials == ()
 
 
 # Values.
