@@ -16,10 +16,11 @@ from fuzz.http1_peers import (
     read_responses,
 )
 
-# Why a peer may refuse what we take whole. None of these is about where a message ends but the third, and of
-# that what goes on holds one only.
+# Why a peer may refuse what we take whole. None of these is about where a message ends but the
+# repeated length, and what goes on holds one only.
 KNOWN_REFUSALS = (
     "Invalid method encountered",  # llhttp knows a list; any token is a method
+    "Expected space after method",  # the same
     "Expected HTTP/2 Connection Preface",  # PRI, for llhttp
     "Duplicate Content-Length",  # twice the same, for llhttp
     "Unexpected char in url",  # targets that the pipeline refuses once it reads them

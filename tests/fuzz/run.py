@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args()
     if options.inside is not None:
-        return _inside(options.inside, rest)
+        return _inside(options.inside, [*rest, *options.targets])
     if options.together:
         return _run("", options.seconds, grow=False)
     names = options.targets or sorted(path.name for path in CORPUS.iterdir())
@@ -50,8 +50,8 @@ def main() -> int:
 def _run(name: str, seconds: int, *, grow: bool) -> int:
     """Fuzz one target, or all together where it has no name."""
     with tempfile.TemporaryDirectory() as scratch:
-        corpus, found, merged = (Path(scratch) / part for part in ("corpus", "found", "merged"))
-        for folder in (corpus, found, merged):
+        corpus, found = (Path(scratch) / part for part in ("corpus", "found"))
+        for folder in (corpus, found):
             folder.mkdir()
         _lay(corpus, name)
         write_dictionary(Path(scratch) / "tokens")
@@ -80,10 +80,7 @@ def _run(name: str, seconds: int, *, grow: bool) -> int:
             where = name or _names()[data[0] % len(_names())]
             print(f"add to corpus/{where}/found.txt:\n{escaped(data if name else data[1:])}")
         if grow and not done.returncode:
-            subprocess.run(
-                [*start, *limits, "-merge=1", str(merged), str(corpus)], capture_output=True
-            )
-            _keep(name, merged)
+            _keep(name, [path.read_bytes() for path in corpus.iterdir()])
         return done.returncode
 
 
@@ -97,17 +94,16 @@ def _lay(folder: Path, name: str) -> None:
             (folder / f"{index}-{number}").write_bytes(data if name else bytes((index,)) + data)
 
 
-def _keep(name: str, merged: Path) -> None:
-    """The smallest inputs that reach what others do not; seeds are not said twice."""
-    known = {
-        data for file in ("seeds.txt", "found.txt") for data in read_lines(CORPUS / name / file)
-    }
-    inputs = sorted(
-        {path.read_bytes() for path in merged.iterdir()} - known, key=lambda d: (len(d), d)
-    )
-    write_lines(
-        CORPUS / name / "grown.txt", [d for d in inputs if len(d) <= _MAX_GROWN_BYTES][:_MAX_GROWN]
-    )
+def _keep(name: str, inputs: list[bytes]) -> None:
+    from fuzz.reached import smallest_that_reach
+    from fuzz.targets import TARGETS
+
+    folder = CORPUS / name
+    known = {data for file in ("seeds.txt", "found.txt") for data in read_lines(folder / file)}
+    new = {data for data in inputs if len(data) <= _MAX_GROWN_BYTES} - known
+    grown = smallest_that_reach(TARGETS[name], known, new)[:_MAX_GROWN]
+    if grown:
+        write_lines(folder / "grown.txt", grown)
 
 
 def _inside(name: str, flags: list[str]) -> int:

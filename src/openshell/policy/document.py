@@ -16,10 +16,19 @@ import yaml
 
 from openshell.policy.model import JsonValue
 
-__all__ = ["MAX_DOCUMENT_BYTES", "Cursor", "PolicyParseError", "is_plain_text", "read_document"]
+__all__ = [
+    "MAX_DOCUMENT_BYTES",
+    "Cursor",
+    "PolicyParseError",
+    "is_plain_text",
+    "read_document",
+    "short",
+]
 
 # Twice the largest policy a gateway stores: room for comments and indentation.
 MAX_DOCUMENT_BYTES: Final = 524_288
+# Text of the document is echoed only this far.
+_ECHO: Final = 80
 # Far deeper than the schema; keeps the recursion here shallow.
 _MAX_DEPTH: Final = 32
 
@@ -160,14 +169,17 @@ class _Builder:
             if key.plain and key.text == "<<":
                 raise self.fail(event.start_mark, "merge keys ('<<') are not supported")
             if key.text in seen:
-                raise self.fail(event.start_mark, f"duplicate key '{_short(key.text)}'")
+                raise self.fail(event.start_mark, f"duplicate key '{short(key.text)}'")
             seen.add(key.text)
             yield key, self._node(next(self._events), depth)
 
 
-def _short(text: str) -> str:
-    """For messages: one line, not a screenful."""
-    return text if len(text) <= 80 else text[:80] + "…"
+def short(text: str) -> str:
+    """For messages: one line that drives no terminal, not a screenful."""
+    head = text[:_ECHO]
+    if not head.isprintable():
+        head = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in head)
+    return head if len(text) <= _ECHO else head + "…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +283,7 @@ class Cursor:
                         line=key.line,
                         column=key.column,
                         path=self.path,
-                        message=f"unknown key '{_short(key.text)}'; accepted here: "
+                        message=f"unknown key '{short(key.text)}'; accepted here: "
                         + ", ".join(accepted),
                     )
         for name in required:
@@ -302,7 +314,7 @@ class Cursor:
 
 def _join(path: str, key: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_*/-]+", key):
-        return f'{path}["{_short(key)}"]'
+        return f'{path}["{short(key)}"]'
     return f"{path}.{key}" if path else key
 
 

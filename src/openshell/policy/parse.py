@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from openshell.policy.document import Cursor, PolicyParseError, read_document
+from openshell.policy.document import Cursor, PolicyParseError, read_document, short
 from openshell.policy.dump import dump_policy, policy_to_json
 from openshell.policy.fields import names_of
 from openshell.policy.model import (
@@ -37,8 +37,6 @@ __all__ = ["PolicyParseError", "dump_policy", "parse_policy", "policy_to_json"]
 _Value = TypeVar("_Value")
 
 _U32: Final = 2**32 - 1
-# A path is echoed only this far.
-_ECHO: Final = 80
 _TOP: Final = names_of("policy")
 _ENDPOINT: Final = names_of("endpoint")
 _RULE: Final = names_of("l7_rule")
@@ -127,7 +125,7 @@ def _network_rule(key: str, at: Cursor) -> NetworkRule:
 
 def _binary(at: Cursor) -> Binary:
     if at.is_text:
-        raise at.fail(f"expected a mapping, got text; write `- path: {at.string()[:_ECHO]}`")
+        raise at.fail(f"expected a mapping, got text; write `- path: {short(at.string())}`")
     fields = at.fields(names_of("binary"), required=("path",))
     # Accepted for old files; provenance is the gateway's to set, so the value is dropped.
     _boolean(fields, "harness")
