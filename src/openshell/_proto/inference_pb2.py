@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from openshell._proto import datamodel_pb2 as datamodel__pb2
+from openshell._proto import openshell_ext_inference_pb2 as openshell__ext__inference__pb2
 from openshell._proto import options_pb2 as options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0finference.proto\x12\x16openshell.inference.v1\x1a\x0f\x64\x61tamodel.proto\x1a\roptions.proto\"U\n\x14InferenceRouteConfig\x12\x15\n\rprovider_name\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x14\n\x0ctimeout_secs\x18\x03 \x01(\x04\"\x95\x01\n\x0eInferenceRoute\x12\x34\n\x08metadata\x18\x01 \x01(\x0b\x32\".openshell.datamodel.v1.ObjectMeta\x12<\n\x06\x63onfig\x18\x02 \x01(\x0b\x32,.openshell.inference.v1.InferenceRouteConfig\x12\x0f\n\x07version\x18\x03 \x01(\x04\"\xa3\x01\n\x18SetInferenceRouteRequest\x12\x15\n\rprovider_name\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x12\n\nroute_name\x18\x03 \x01(\t\x12\x0e\n\x06verify\x18\x04 \x01(\x08\x12\x11\n\tno_verify\x18\x05 \x01(\x08\x12\x14\n\x0ctimeout_secs\x18\x06 \x01(\x04\x12\x11\n\tworkspace\x18\x07 \x01(\t\"2\n\x11ValidatedEndpoint\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\t\"\xf8\x01\n\x19SetInferenceRouteResponse\x12\x15\n\rprovider_name\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x12\n\nroute_name\x18\x04 \x01(\t\x12\x1c\n\x14validation_performed\x18\x05 \x01(\x08\x12\x46\n\x13validated_endpoints\x18\x06 \x03(\x0b\x32).openshell.inference.v1.ValidatedEndpoint\x12\x14\n\x0ctimeout_secs\x18\x07 \x01(\x04\x12\x11\n\tworkspace\x18\x08 \x01(\t\"A\n\x18GetInferenceRouteRequest\x12\x12\n\nroute_name\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\"\x92\x01\n\x19GetInferenceRouteResponse\x12\x15\n\rprovider_name\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x12\n\nroute_name\x18\x04 \x01(\t\x12\x14\n\x0ctimeout_secs\x18\x05 \x01(\x04\x12\x11\n\tworkspace\x18\x06 \x01(\t\"D\n\x1b\x44\x65leteInferenceRouteRequest\x12\x12\n\nroute_name\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\"/\n\x1c\x44\x65leteInferenceRouteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\"\x1b\n\x19GetInferenceBundleRequest\"\xed\x01\n\rResolvedRoute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x02 \x01(\t\x12\x11\n\tprotocols\x18\x03 \x03(\t\x12\x15\n\x07\x61pi_key\x18\x04 \x01(\tB\x04\x90\xb5\x18\x01\x12\x10\n\x08model_id\x18\x05 \x01(\t\x12\x15\n\rprovider_type\x18\x06 \x01(\t\x12\x14\n\x0ctimeout_secs\x18\x07 \x01(\x04\x12\x15\n\rmodel_in_path\x18\x08 \x01(\x08\x12\"\n\x15request_path_override\x18\t \x01(\tH\x00\x88\x01\x01\x42\x18\n\x16_request_path_override\"~\n\x1aGetInferenceBundleResponse\x12\x35\n\x06routes\x18\x01 \x03(\x0b\x32%.openshell.inference.v1.ResolvedRoute\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x17\n\x0fgenerated_at_ms\x18\x03 \x01(\x03\x32\x82\x05\n\tInference\x12\x8a\x01\n\x12GetInferenceBundle\x12\x31.openshell.inference.v1.GetInferenceBundleRequest\x1a\x32.openshell.inference.v1.GetInferenceBundleResponse\"\r\x8a\xb5\x18\t\n\x07sandbox\x12\x9e\x01\n\x11SetInferenceRoute\x12\x30.openshell.inference.v1.SetInferenceRouteRequest\x1a\x31.openshell.inference.v1.SetInferenceRouteResponse\"$\x8a\xb5\x18 \n\x06\x62\x65\x61rer\x12\x05\x61\x64min\"\x0finference:write\x12\x9c\x01\n\x11GetInferenceRoute\x12\x30.openshell.inference.v1.GetInferenceRouteRequest\x1a\x31.openshell.inference.v1.GetInferenceRouteResponse\"\"\x8a\xb5\x18\x1e\n\x06\x62\x65\x61rer\x12\x04user\"\x0einference:read\x12\xa7\x01\n\x14\x44\x65leteInferenceRoute\x12\x33.openshell.inference.v1.DeleteInferenceRouteRequest\x1a\x34.openshell.inference.v1.DeleteInferenceRouteResponse\"$\x8a\xb5\x18 \n\x06\x62\x65\x61rer\x12\x05\x61\x64min\"\x0finference:writeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0finference.proto\x12\x16openshell.inference.v1\x1a\x0f\x64\x61tamodel.proto\x1a\x1dopenshell_ext_inference.proto\x1a\roptions.proto\"\x8c\x01\n\x14InferenceRouteConfig\x12\x15\n\rprovider_name\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x14\n\x0ctimeout_secs\x18\x03 \x01(\x04\x12\x35\n\tfallbacks\x18\xe8\x07 \x03(\x0b\x32!.openshell.ext.v1.InferenceTarget\"\x95\x01\n\x0eInferenceRoute\x12\x34\n\x08metadata\x18\x01 \x01(\x0b\x32\".openshell.datamodel.v1.ObjectMeta\x12<\n\x06\x63onfig\x18\x02 \x01(\x0b\x32,.openshell.inference.v1.InferenceRouteConfig\x12\x0f\n\x07version\x18\x03 \x01(\x04\"\xda\x01\n\x18SetInferenceRouteRequest\x12\x15\n\rprovider_name\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x12\n\nroute_name\x18\x03 \x01(\t\x12\x0e\n\x06verify\x18\x04 \x01(\x08\x12\x11\n\tno_verify\x18\x05 \x01(\x08\x12\x14\n\x0ctimeout_secs\x18\x06 \x01(\x04\x12\x11\n\tworkspace\x18\x07 \x01(\t\x12\x35\n\tfallbacks\x18\xe8\x07 \x03(\x0b\x32!.openshell.ext.v1.InferenceTarget\"2\n\x11ValidatedEndpoint\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\t\"\xaf\x02\n\x19SetInferenceRouteResponse\x12\x15\n\rprovider_name\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x12\n\nroute_name\x18\x04 \x01(\t\x12\x1c\n\x14validation_performed\x18\x05 \x01(\x08\x12\x46\n\x13validated_endpoints\x18\x06 \x03(\x0b\x32).openshell.inference.v1.ValidatedEndpoint\x12\x14\n\x0ctimeout_secs\x18\x07 \x01(\x04\x12\x11\n\tworkspace\x18\x08 \x01(\t\x12\x35\n\tfallbacks\x18\xe8\x07 \x03(\x0b\x32!.openshell.ext.v1.InferenceTarget\"A\n\x18GetInferenceRouteRequest\x12\x12\n\nroute_name\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\"\xc9\x01\n\x19GetInferenceRouteResponse\x12\x15\n\rprovider_name\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x12\n\nroute_name\x18\x04 \x01(\t\x12\x14\n\x0ctimeout_secs\x18\x05 \x01(\x04\x12\x11\n\tworkspace\x18\x06 \x01(\t\x12\x35\n\tfallbacks\x18\xe8\x07 \x03(\x0b\x32!.openshell.ext.v1.InferenceTarget\"D\n\x1b\x44\x65leteInferenceRouteRequest\x12\x12\n\nroute_name\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\"/\n\x1c\x44\x65leteInferenceRouteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\"\x1b\n\x19GetInferenceBundleRequest\"\xed\x01\n\rResolvedRoute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x02 \x01(\t\x12\x11\n\tprotocols\x18\x03 \x03(\t\x12\x15\n\x07\x61pi_key\x18\x04 \x01(\tB\x04\x90\xb5\x18\x01\x12\x10\n\x08model_id\x18\x05 \x01(\t\x12\x15\n\rprovider_type\x18\x06 \x01(\t\x12\x14\n\x0ctimeout_secs\x18\x07 \x01(\x04\x12\x15\n\rmodel_in_path\x18\x08 \x01(\x08\x12\"\n\x15request_path_override\x18\t \x01(\tH\x00\x88\x01\x01\x42\x18\n\x16_request_path_override\"~\n\x1aGetInferenceBundleResponse\x12\x35\n\x06routes\x18\x01 \x03(\x0b\x32%.openshell.inference.v1.ResolvedRoute\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x17\n\x0fgenerated_at_ms\x18\x03 \x01(\x03\x32\x82\x05\n\tInference\x12\x8a\x01\n\x12GetInferenceBundle\x12\x31.openshell.inference.v1.GetInferenceBundleRequest\x1a\x32.openshell.inference.v1.GetInferenceBundleResponse\"\r\x8a\xb5\x18\t\n\x07sandbox\x12\x9e\x01\n\x11SetInferenceRoute\x12\x30.openshell.inference.v1.SetInferenceRouteRequest\x1a\x31.openshell.inference.v1.SetInferenceRouteResponse\"$\x8a\xb5\x18 \n\x06\x62\x65\x61rer\x12\x05\x61\x64min\"\x0finference:write\x12\x9c\x01\n\x11GetInferenceRoute\x12\x30.openshell.inference.v1.GetInferenceRouteRequest\x1a\x31.openshell.inference.v1.GetInferenceRouteResponse\"\"\x8a\xb5\x18\x1e\n\x06\x62\x65\x61rer\x12\x04user\"\x0einference:read\x12\xa7\x01\n\x14\x44\x65leteInferenceRoute\x12\x33.openshell.inference.v1.DeleteInferenceRouteRequest\x1a\x34.openshell.inference.v1.DeleteInferenceRouteResponse\"$\x8a\xb5\x18 \n\x06\x62\x65\x61rer\x12\x05\x61\x64min\"\x0finference:writeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,30 +44,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFERENCE'].methods_by_name['GetInferenceRoute']._serialized_options = b'\212\265\030\036\n\006bearer\022\004user\"\016inference:read'
   _globals['_INFERENCE'].methods_by_name['DeleteInferenceRoute']._loaded_options = None
   _globals['_INFERENCE'].methods_by_name['DeleteInferenceRoute']._serialized_options = b'\212\265\030 \n\006bearer\022\005admin\"\017inference:write'
-  _globals['_INFERENCEROUTECONFIG']._serialized_start=75
-  _globals['_INFERENCEROUTECONFIG']._serialized_end=160
-  _globals['_INFERENCEROUTE']._serialized_start=163
-  _globals['_INFERENCEROUTE']._serialized_end=312
-  _globals['_SETINFERENCEROUTEREQUEST']._serialized_start=315
-  _globals['_SETINFERENCEROUTEREQUEST']._serialized_end=478
-  _globals['_VALIDATEDENDPOINT']._serialized_start=480
-  _globals['_VALIDATEDENDPOINT']._serialized_end=530
-  _globals['_SETINFERENCEROUTERESPONSE']._serialized_start=533
-  _globals['_SETINFERENCEROUTERESPONSE']._serialized_end=781
-  _globals['_GETINFERENCEROUTEREQUEST']._serialized_start=783
-  _globals['_GETINFERENCEROUTEREQUEST']._serialized_end=848
-  _globals['_GETINFERENCEROUTERESPONSE']._serialized_start=851
-  _globals['_GETINFERENCEROUTERESPONSE']._serialized_end=997
-  _globals['_DELETEINFERENCEROUTEREQUEST']._serialized_start=999
-  _globals['_DELETEINFERENCEROUTEREQUEST']._serialized_end=1067
-  _globals['_DELETEINFERENCEROUTERESPONSE']._serialized_start=1069
-  _globals['_DELETEINFERENCEROUTERESPONSE']._serialized_end=1116
-  _globals['_GETINFERENCEBUNDLEREQUEST']._serialized_start=1118
-  _globals['_GETINFERENCEBUNDLEREQUEST']._serialized_end=1145
-  _globals['_RESOLVEDROUTE']._serialized_start=1148
-  _globals['_RESOLVEDROUTE']._serialized_end=1385
-  _globals['_GETINFERENCEBUNDLERESPONSE']._serialized_start=1387
-  _globals['_GETINFERENCEBUNDLERESPONSE']._serialized_end=1513
-  _globals['_INFERENCE']._serialized_start=1516
-  _globals['_INFERENCE']._serialized_end=2158
+  _globals['_INFERENCEROUTECONFIG']._serialized_start=107
+  _globals['_INFERENCEROUTECONFIG']._serialized_end=247
+  _globals['_INFERENCEROUTE']._serialized_start=250
+  _globals['_INFERENCEROUTE']._serialized_end=399
+  _globals['_SETINFERENCEROUTEREQUEST']._serialized_start=402
+  _globals['_SETINFERENCEROUTEREQUEST']._serialized_end=620
+  _globals['_VALIDATEDENDPOINT']._serialized_start=622
+  _globals['_VALIDATEDENDPOINT']._serialized_end=672
+  _globals['_SETINFERENCEROUTERESPONSE']._serialized_start=675
+  _globals['_SETINFERENCEROUTERESPONSE']._serialized_end=978
+  _globals['_GETINFERENCEROUTEREQUEST']._serialized_start=980
+  _globals['_GETINFERENCEROUTEREQUEST']._serialized_end=1045
+  _globals['_GETINFERENCEROUTERESPONSE']._serialized_start=1048
+  _globals['_GETINFERENCEROUTERESPONSE']._serialized_end=1249
+  _globals['_DELETEINFERENCEROUTEREQUEST']._serialized_start=1251
+  _globals['_DELETEINFERENCEROUTEREQUEST']._serialized_end=1319
+  _globals['_DELETEINFERENCEROUTERESPONSE']._serialized_start=1321
+  _globals['_DELETEINFERENCEROUTERESPONSE']._serialized_end=1368
+  _globals['_GETINFERENCEBUNDLEREQUEST']._serialized_start=1370
+  _globals['_GETINFERENCEBUNDLEREQUEST']._serialized_end=1397
+  _globals['_RESOLVEDROUTE']._serialized_start=1400
+  _globals['_RESOLVEDROUTE']._serialized_end=1637
+  _globals['_GETINFERENCEBUNDLERESPONSE']._serialized_start=1639
+  _globals['_GETINFERENCEBUNDLERESPONSE']._serialized_end=1765
+  _globals['_INFERENCE']._serialized_start=1768
+  _globals['_INFERENCE']._serialized_end=2410
 # @@protoc_insertion_point(module_scope)

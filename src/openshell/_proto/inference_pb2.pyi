@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 from openshell._proto import datamodel_pb2 as _datamodel_pb2
+from openshell._proto import openshell_ext_inference_pb2 as _openshell_ext_inference_pb2
 import sys
 import typing as _typing
 
@@ -26,19 +27,25 @@ class InferenceRouteConfig(_message.Message):
     PROVIDER_NAME_FIELD_NUMBER: _builtins.int
     MODEL_ID_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECS_FIELD_NUMBER: _builtins.int
+    FALLBACKS_FIELD_NUMBER: _builtins.int
     provider_name: _builtins.str
     model_id: _builtins.str
     timeout_secs: _builtins.int
+    @_builtins.property
+    def fallbacks(self) -> _containers.RepeatedCompositeFieldContainer[_openshell_ext_inference_pb2.InferenceTarget]:
+        """Extension: asked in this order when the provider does not answer."""
+
     def __init__(
         self,
         *,
         provider_name: _builtins.str = ...,
         model_id: _builtins.str = ...,
         timeout_secs: _builtins.int = ...,
+        fallbacks: _abc.Iterable[_openshell_ext_inference_pb2.InferenceTarget] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "provider_name", b"provider_name", "timeout_secs", b"timeout_secs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallbacks", b"fallbacks", "model_id", b"model_id", "provider_name", b"provider_name", "timeout_secs", b"timeout_secs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -84,6 +91,7 @@ class SetInferenceRouteRequest(_message.Message):
     NO_VERIFY_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECS_FIELD_NUMBER: _builtins.int
     WORKSPACE_FIELD_NUMBER: _builtins.int
+    FALLBACKS_FIELD_NUMBER: _builtins.int
     provider_name: _builtins.str
     model_id: _builtins.str
     route_name: _builtins.str
@@ -91,6 +99,10 @@ class SetInferenceRouteRequest(_message.Message):
     no_verify: _builtins.bool
     timeout_secs: _builtins.int
     workspace: _builtins.str
+    @_builtins.property
+    def fallbacks(self) -> _containers.RepeatedCompositeFieldContainer[_openshell_ext_inference_pb2.InferenceTarget]:
+        """Extension, as in InferenceRouteConfig."""
+
     def __init__(
         self,
         *,
@@ -101,10 +113,11 @@ class SetInferenceRouteRequest(_message.Message):
         no_verify: _builtins.bool = ...,
         timeout_secs: _builtins.int = ...,
         workspace: _builtins.str = ...,
+        fallbacks: _abc.Iterable[_openshell_ext_inference_pb2.InferenceTarget] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "no_verify", b"no_verify", "provider_name", b"provider_name", "route_name", b"route_name", "timeout_secs", b"timeout_secs", "verify", b"verify", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallbacks", b"fallbacks", "model_id", b"model_id", "no_verify", b"no_verify", "provider_name", b"provider_name", "route_name", b"route_name", "timeout_secs", b"timeout_secs", "verify", b"verify", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -144,6 +157,7 @@ class SetInferenceRouteResponse(_message.Message):
     VALIDATED_ENDPOINTS_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECS_FIELD_NUMBER: _builtins.int
     WORKSPACE_FIELD_NUMBER: _builtins.int
+    FALLBACKS_FIELD_NUMBER: _builtins.int
     provider_name: _builtins.str
     model_id: _builtins.str
     version: _builtins.int
@@ -153,6 +167,10 @@ class SetInferenceRouteResponse(_message.Message):
     workspace: _builtins.str
     @_builtins.property
     def validated_endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValidatedEndpoint]: ...
+    @_builtins.property
+    def fallbacks(self) -> _containers.RepeatedCompositeFieldContainer[_openshell_ext_inference_pb2.InferenceTarget]:
+        """Extension, as in InferenceRouteConfig."""
+
     def __init__(
         self,
         *,
@@ -164,10 +182,11 @@ class SetInferenceRouteResponse(_message.Message):
         validated_endpoints: _abc.Iterable[Global___ValidatedEndpoint] | None = ...,
         timeout_secs: _builtins.int = ...,
         workspace: _builtins.str = ...,
+        fallbacks: _abc.Iterable[_openshell_ext_inference_pb2.InferenceTarget] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "provider_name", b"provider_name", "route_name", b"route_name", "timeout_secs", b"timeout_secs", "validated_endpoints", b"validated_endpoints", "validation_performed", b"validation_performed", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallbacks", b"fallbacks", "model_id", b"model_id", "provider_name", b"provider_name", "route_name", b"route_name", "timeout_secs", b"timeout_secs", "validated_endpoints", b"validated_endpoints", "validation_performed", b"validation_performed", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -205,12 +224,17 @@ class GetInferenceRouteResponse(_message.Message):
     ROUTE_NAME_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECS_FIELD_NUMBER: _builtins.int
     WORKSPACE_FIELD_NUMBER: _builtins.int
+    FALLBACKS_FIELD_NUMBER: _builtins.int
     provider_name: _builtins.str
     model_id: _builtins.str
     version: _builtins.int
     route_name: _builtins.str
     timeout_secs: _builtins.int
     workspace: _builtins.str
+    @_builtins.property
+    def fallbacks(self) -> _containers.RepeatedCompositeFieldContainer[_openshell_ext_inference_pb2.InferenceTarget]:
+        """Extension, as in InferenceRouteConfig."""
+
     def __init__(
         self,
         *,
@@ -220,10 +244,11 @@ class GetInferenceRouteResponse(_message.Message):
         route_name: _builtins.str = ...,
         timeout_secs: _builtins.int = ...,
         workspace: _builtins.str = ...,
+        fallbacks: _abc.Iterable[_openshell_ext_inference_pb2.InferenceTarget] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "provider_name", b"provider_name", "route_name", b"route_name", "timeout_secs", b"timeout_secs", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallbacks", b"fallbacks", "model_id", b"model_id", "provider_name", b"provider_name", "route_name", b"route_name", "timeout_secs", b"timeout_secs", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -336,6 +361,8 @@ Global___ResolvedRoute: _TypeAlias = ResolvedRoute  # noqa: Y015
 
 @_typing.final
 class GetInferenceBundleResponse(_message.Message):
+    """Routes of one name are one route: its target, then what it falls back on."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ROUTES_FIELD_NUMBER: _builtins.int

@@ -16,12 +16,14 @@ from openshell.cli.output import note, print_block, printable
 
 if TYPE_CHECKING:
     from openshell._proto import inference_pb2
+    from openshell.sdk.inference import InferenceRouteClient
 
 __all__ = ["delete", "get", "inference", "set_", "update"]
 
 DEFAULT_TIMEOUT = 60
 """Seconds that stand for 0."""
 _SYSTEM = "sandbox-system"
+_CONTRACT = frozenset({"inference.local", _SYSTEM})
 _TITLES = {"": "Inference route", _SYSTEM: "System inference route"}
 
 inference = LazyGroup(
@@ -43,6 +45,14 @@ inference = LazyGroup(
     },
 )
 
+_name_argument = click.argument("name", required=False, metavar="[NAME]")
+_fallback_option = click.option(
+    "--fallback",
+    "fallbacks",
+    multiple=True,
+    metavar="PROVIDER=MODEL",
+    help="Asked when what stands before it does not answer; may be given several times.",
+)
 _system_option = click.option(
     "--system", "is_system", is_flag=True, help="The route for OpenShell's own use in sandboxes."
 )
@@ -50,10 +60,12 @@ _no_verify_option = click.option("--no-verify", is_flag=True, help="Do not try t
 
 
 @command("set")
+@_name_argument
 @click.option(
     "--provider", required=True, metavar="NAME", shell_complete=gateway_names("providers")
 )
 @click.option("--model", required=True, metavar="MODEL", help="As the provider calls it.")
+@_fallback_option
 @_system_option
 @_no_verify_option
 @click.option(
@@ -64,8 +76,21 @@ _no_verify_option = click.option("--no-verify", is_flag=True, help="Do not try t
     metavar="SECONDS",
     help=f"For answers that do not stream; 0 means {DEFAULT_TIMEOUT}.",
 )
-def set_(provider: str, model: str, is_system: bool, no_verify: bool, timeout: int) -> None:
-    """Set the provider and the model that answer."""
+def set_(
+    name: str | None,
+    provider: str,
+    model: str,
+    fallbacks: tuple[str, ...],
+    is_system: bool,
+    no_verify: bool,
+    timeout: int,
+) -> None:
+    """Set the provider and the model that answer.
+
+    A route with a NAME answers the programs that ask for a model of this name; the one without answers
+    all others.
+    """
+    route_name, pairs = _route_name(name, is_system), _read_fallbacks(fallbacks)
     from openshell.sdk.inference import InferenceRouteClient
 
     with session(start=True) as opened, _own_words():
@@ -73,60 +98,79 @@ def set_(provider: str, model: str, is_system: bool, no_verify: bool, timeout: i
             workspace=opened.workspace,
             provider_name=provider,
             model_id=model,
-            route_name=_SYSTEM if is_system else "",
+            route_name=route_name,
             no_verify=no_verify,
             timeout_secs=timeout,
+            fallbacks=pairs,
         )
-    _print_set(answer)
+    _print_set(answer, len(pairs))
 
 
 @command("update")
+@_name_argument
 @click.option("--provider", metavar="NAME", shell_complete=gateway_names("providers"))
 @click.option("--model", metavar="MODEL", help="As the provider calls it.")
+@_fallback_option
+@click.option("--no-fallback", is_flag=True, help="Fall back on nothing.")
 @_system_option
 @_no_verify_option
 @click.option("--timeout", type=click.IntRange(0), metavar="SECONDS")
 def update(
-    provider: str | None, model: str | None, is_system: bool, no_verify: bool, timeout: int | None
+    name: str | None,
+    provider: str | None,
+    model: str | None,
+    fallbacks: tuple[str, ...],
+    no_fallback: bool,
+    is_system: bool,
+    no_verify: bool,
+    timeout: int | None,
 ) -> None:
     """Change a part of a route; what is not given stays."""
-    if provider is None and model is None and timeout is None:
-        raise CliError("nothing to change: give --provider, --model or --timeout")
+    if fallbacks and no_fallback:
+        raise CliError("--fallback and --no-fallback exclude each other")
+    given = provider is not None or model is not None or timeout is not None
+    if not (given or fallbacks or no_fallback):
+        raise CliError("nothing to change: give --provider, --model, --fallback or --timeout")
+    route_name, pairs = _route_name(name, is_system), _read_fallbacks(fallbacks)
     from openshell.sdk.inference import InferenceRouteClient
 
-    name = _SYSTEM if is_system else ""
     with session(start=True) as opened, _own_words():
         client = InferenceRouteClient.from_sandbox_client(opened.client)
-        now = client.describe(workspace=opened.workspace, route_name=name)
+        now = client.describe(workspace=opened.workspace, route_name=route_name)
+        if not (fallbacks or no_fallback):
+            pairs = [(target.provider_name, target.model_id) for target in now.fallbacks]
         answer = client.configure(
             workspace=opened.workspace,
             provider_name=now.provider_name if provider is None else provider,
             model_id=now.model_id if model is None else model,
-            route_name=name,
+            route_name=route_name,
             no_verify=no_verify,
             timeout_secs=now.timeout_secs if timeout is None else timeout,
+            fallbacks=pairs,
         )
-    _print_set(answer)
+    _print_set(answer, len(pairs))
 
 
 @command("get")
+@_name_argument
 @_system_option
-def get(is_system: bool) -> None:
-    """Show both routes, or the system's alone."""
+def get(name: str | None, is_system: bool) -> None:
+    """Show all routes, or one alone."""
     import grpc
 
     from openshell.sdk.inference import InferenceRouteClient
 
+    one = _route_name(name, is_system)
     with session(start=False) as opened:
         client = InferenceRouteClient.from_sandbox_client(opened.client)
-        if is_system:
+        if one:
             with _own_words():
-                answer = client.describe(workspace=opened.workspace, route_name=_SYSTEM)
-            _print_route(_TITLES[_SYSTEM], answer)
+                answer = client.describe(workspace=opened.workspace, route_name=one)
+            _print_route(_title(one), answer)
             return
-        for name, title in _TITLES.items():
+        for known, title in _TITLES.items():
             try:
-                answer = client.describe(workspace=opened.workspace, route_name=name)
+                answer = client.describe(workspace=opened.workspace, route_name=known)
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
                     raise
@@ -135,22 +179,59 @@ def get(is_system: bool) -> None:
                 print(f"{title}:\n  {printable(text)}")
             else:
                 _print_route(title, answer)
+        for named in _named_routes(client, opened.workspace):
+            answer = client.describe(workspace=opened.workspace, route_name=named)
+            _print_route(_title(named), answer)
 
 
 @command("delete")
+@_name_argument
 @_system_option
-def delete(is_system: bool) -> None:
+def delete(name: str | None, is_system: bool) -> None:
     """Remove a route: sandboxes are refused from then on."""
     from openshell.sdk.inference import InferenceRouteClient
 
-    name = _SYSTEM if is_system else ""
+    route_name = _route_name(name, is_system)
     with session(start=False) as opened, _own_words():
         client = InferenceRouteClient.from_sandbox_client(opened.client)
-        deleted = client.delete_route(workspace=opened.workspace, route_name=name)
+        deleted = client.delete_route(workspace=opened.workspace, route_name=route_name)
     if deleted:
-        print(f"{_TITLES[name]} deleted.")
+        print(f"{_title(route_name)} deleted.")
     else:
-        note(f"{_TITLES[name]} is not configured; nothing to delete.")
+        note(f"{_title(route_name)} is not configured; nothing to delete.")
+
+
+def _route_name(name: str | None, is_system: bool) -> str:
+    if name and is_system:
+        raise CliError("--system is a route of its own and takes no name")
+    return _SYSTEM if is_system else name or ""
+
+
+def _title(route_name: str) -> str:
+    return _TITLES.get(route_name) or f"Inference route '{printable(route_name)}'"
+
+
+def _read_fallbacks(given: tuple[str, ...]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for text in given:
+        provider, _, model = text.partition("=")
+        if not provider or not model:
+            raise CliError(f"--fallback must be PROVIDER=MODEL, not '{printable(text)}'")
+        pairs.append((provider, model))
+    return pairs
+
+
+def _named_routes(client: InferenceRouteClient, workspace: str) -> list[str]:
+    """Names that an operator chose; none at a gateway that has no such routes."""
+    import grpc
+
+    try:
+        listed = client.list_routes(workspace=workspace)
+    except grpc.RpcError as error:
+        if error.code() in {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED}:
+            return []
+        raise
+    return [route.route_name for route in listed if route.route_name not in _CONTRACT]
 
 
 @contextlib.contextmanager
@@ -167,7 +248,7 @@ def _own_words() -> Iterator[None]:
         raise CliError(error.details() or error.code().name.lower()) from None
 
 
-def _print_set(answer: inference_pb2.SetInferenceRouteResponse) -> None:
+def _print_set(answer: inference_pb2.SetInferenceRouteResponse, fallbacks: int) -> None:
     tried = [
         ("Validated", f"{endpoint.url} ({endpoint.protocol})")
         for endpoint in answer.validated_endpoints
@@ -175,6 +256,8 @@ def _print_set(answer: inference_pb2.SetInferenceRouteResponse) -> None:
     if not answer.validation_performed:
         tried = [("Validated", "no, as you said")]
     print_block("Inference route set", [*_pairs(answer), *tried])
+    if len(answer.fallbacks) != fallbacks:
+        raise CliError("this gateway keeps no fallbacks: the route was set without them")
 
 
 def _print_route(title: str, answer: inference_pb2.GetInferenceRouteResponse) -> None:
@@ -190,6 +273,7 @@ def _pairs(
         ("Route", answer.route_name),
         ("Provider", answer.provider_name),
         ("Model", answer.model_id),
+        *(("Fallback", f"{target.provider_name}={target.model_id}") for target in answer.fallbacks),
         ("Version", answer.version),
         ("Timeout", f"{seconds}s" if seconds else f"{DEFAULT_TIMEOUT}s (default)"),
     ]

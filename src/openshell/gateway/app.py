@@ -22,6 +22,7 @@ import grpc.aio
 
 from openshell._proto import (
     inference_pb2_grpc,
+    openshell_ext_inference_pb2_grpc,
     openshell_ext_pb2_grpc,
     openshell_ext_profiles_pb2_grpc,
     openshell_pb2,
@@ -283,6 +284,9 @@ class Gateway:
         )
         attach = AttachService(store, compute, self.sessions, self.relays, self.bus, self.tasks)
         profiles = ProfileWriter(store, self.bus, new_id=new_id, tasks=self.tasks)
+        routes = InferenceRoutes(
+            store, credentials, self.bus, self._probe(), new_id=new_id, tasks=self.tasks
+        )
         return [
             (
                 openshell_pb2_grpc.add_OpenShellServicer_to_server,
@@ -310,17 +314,12 @@ class Gateway:
             (
                 inference_pb2_grpc.add_InferenceServicer_to_server,
                 inference_pb2_grpc.InferenceServicer,
-                [
-                    InferenceRoutes(
-                        store,
-                        credentials,
-                        self.bus,
-                        self._probe(),
-                        new_id=new_id,
-                        tasks=self.tasks,
-                    ),
-                    InferenceBundle(store, credentials),
-                ],
+                [routes, InferenceBundle(store, credentials)],
+            ),
+            (
+                openshell_ext_inference_pb2_grpc.add_InferenceRoutesServicer_to_server,
+                openshell_ext_inference_pb2_grpc.InferenceRoutesServicer,
+                [routes],
             ),
         ]
 

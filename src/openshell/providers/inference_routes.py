@@ -16,6 +16,7 @@ from openshell.providers.inference_endpoint import Endpoint, EndpointRefused
 from openshell.providers.inference_types import (
     BEDROCK_INVOKE,
     INFERENCE_TYPES,
+    MODEL_DISCOVERY,
     VERTEX,
     Auth,
     InferenceType,
@@ -24,7 +25,15 @@ from openshell.providers.inference_types import (
 from openshell.providers.inference_vertex import VertexRefused, vertex_place
 from openshell.providers.records import ProviderRecord
 
-__all__ = ["DEFAULT_ROUTE", "SYSTEM_ROUTE", "RoutePlan", "RouteRefused", "plan_route"]
+__all__ = [
+    "DEFAULT_ROUTE",
+    "SYSTEM_ROUTE",
+    "RoutePlan",
+    "RouteRefused",
+    "check_fallback",
+    "is_route_name",
+    "plan_route",
+]
 
 DEFAULT_ROUTE: Final = "inference.local"
 """The route that sandboxes reach under this host name."""
@@ -34,6 +43,10 @@ MAX_MODEL_BYTES: Final = 256
 """Names of models have a few dozen; a Bedrock ARN may have more."""
 
 _MODEL: Final = re.compile(r"[!-~]+").fullmatch
+
+
+# As names of sandboxes, so that they can stand where a model's name does.
+_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?").fullmatch
 
 
 class RouteRefused(ValueError):
@@ -89,6 +102,25 @@ def check_model(model: str) -> None:
     if not _MODEL(model) or len(model) > MAX_MODEL_BYTES:
         raise RouteRefused(
             f"the model's name must have 1 to {MAX_MODEL_BYTES} visible ASCII characters"
+        )
+
+
+def is_route_name(name: str) -> bool:
+    """Whether an operator may give a route of their own this name."""
+    return _NAME(name) is not None and name != SYSTEM_ROUTE
+
+
+def check_fallback(first: RoutePlan, other: RoutePlan, provider: str) -> None:
+    """Raises `RouteRefused`: nothing is translated, so it must speak all that is asked of the first.
+
+    Lists of models aside, which have no fallback.
+    """
+    missing = set(first.protocols) - set(other.protocols) - {MODEL_DISCOVERY}
+    if missing:
+        raise RouteRefused(
+            f"provider '{provider}' of type '{other.kind.name}' cannot stand in for type "
+            f"'{first.kind.name}': it does not speak {', '.join(sorted(missing))}, and nothing is "
+            "translated; give it a route of its own name"
         )
 
 

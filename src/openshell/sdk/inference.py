@@ -6,10 +6,16 @@ gateway's whole answers (`configure`, `describe`), programs the short ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from openshell._proto import inference_pb2, inference_pb2_grpc
+from openshell._proto import (
+    inference_pb2,
+    inference_pb2_grpc,
+    openshell_ext_inference_pb2_grpc,
+)
+from openshell._proto import openshell_ext_inference_pb2 as ext
 
 if TYPE_CHECKING:
     import grpc
@@ -38,6 +44,7 @@ class InferenceRouteClient:
 
     def __init__(self, channel: grpc.Channel, *, timeout: float = 30.0) -> None:
         self._stub = inference_pb2_grpc.InferenceStub(channel)
+        self._ext = openshell_ext_inference_pb2_grpc.InferenceRoutesStub(channel)
         self._timeout = timeout
 
     @classmethod
@@ -69,6 +76,11 @@ class InferenceRouteClient:
         )
         return self._stub.DeleteInferenceRoute(request, timeout=self._timeout).deleted
 
+    def list_routes(self, *, workspace: str) -> list[ext.ListedInferenceRoute]:
+        """Every route of a workspace, by name, the default one first."""
+        request = ext.ListInferenceRoutesRequest(workspace=workspace)
+        return list(self._ext.List(request, timeout=self._timeout).routes)
+
     def configure(
         self,
         *,
@@ -78,8 +90,13 @@ class InferenceRouteClient:
         route_name: str = "",
         no_verify: bool = False,
         timeout_secs: int = 0,
+        fallbacks: Sequence[tuple[str, str]] = (),
     ) -> inference_pb2.SetInferenceRouteResponse:
-        """As `set_route`, for any route and with its timeout (0: the default); the whole answer."""
+        """As `set_route`, for any route, with its timeout (0: the default) and what it falls back on.
+
+        `fallbacks` are pairs of provider and model, asked in this order when the first does not
+        answer. The whole answer; a gateway that knows no fallbacks answers without them.
+        """
         request = inference_pb2.SetInferenceRouteRequest(
             workspace=workspace,
             provider_name=provider_name,
@@ -87,6 +104,10 @@ class InferenceRouteClient:
             route_name=route_name,
             no_verify=no_verify,
             timeout_secs=timeout_secs,
+            fallbacks=[
+                ext.InferenceTarget(provider_name=provider, model_id=model)
+                for provider, model in fallbacks
+            ],
         )
         return self._stub.SetInferenceRoute(request, timeout=self._timeout)
 

@@ -5,10 +5,16 @@ import asyncio
 import pytest
 
 from openshell._proto import inference_pb2 as pb
+from openshell._proto import openshell_ext_inference_pb2 as ext
 from openshell._proto import openshell_pb2
 from openshell.gateway.errors import ApiError, Code
 from openshell.gateway.inference_probe import Probe, ProbeFailed
-from openshell.gateway.services.inference import MAX_TIMEOUT_SECONDS, InferenceRoutes
+from openshell.gateway.services.inference import (
+    MAX_FALLBACKS,
+    MAX_ROUTES,
+    MAX_TIMEOUT_SECONDS,
+    InferenceRoutes,
+)
 from openshell.gateway.services.inference_bundle import InferenceBundle
 from support.model_server import KEY, MODEL, model_server
 
@@ -109,7 +115,7 @@ async def test_a_route_is_tried_set_changed_read_and_deleted(served, probe):
 WRONG = {
     "no provider": ({"provider": ""}, Code.INVALID_ARGUMENT),
     "no model": ({"model": " "}, Code.INVALID_ARGUMENT),
-    "another name": ({"route_name": "mine"}, Code.INVALID_ARGUMENT),
+    "no name": ({"route_name": "Mine!"}, Code.INVALID_ARGUMENT),
     "too long": ({"timeout_secs": MAX_TIMEOUT_SECONDS + 1}, Code.INVALID_ARGUMENT),
     "unknown provider": ({"provider": "nobody"}, Code.FAILED_PRECONDITION),
     "a type without models": ({"provider": "generic"}, Code.FAILED_PRECONDITION),
@@ -312,3 +318,92 @@ async def test_the_trial_does_not_ask_the_gateway_itself(gateway):
         await gateway.provider("models", {"OPENAI_API_KEY": KEY}, kind="openai", config=base)
         assert "is the gateway's" in await refused(Code.FAILED_PRECONDITION, put(gateway))
         assert models.received == []
+
+
+def targets(*pairs):
+    return [ext.InferenceTarget(provider_name=p, model_id=m) for p, m in pairs]
+
+
+@pytest.fixture
+async def two(served):
+    await served.provider("second", {"OPENAI_API_KEY": "sk-second"}, kind="openai")
+    await served.provider("claude", {"ANTHROPIC_API_KEY": "x"}, kind="anthropic")
+    return served
+
+
+async def test_a_named_route_with_fallbacks_is_tried_whole_and_sent_in_order(two, probe):
+    sandbox = await two.sandbox()
+    answer = await put(
+        two, route_name="fast", fallbacks=targets(("second", "m2"), ("models", "m3"))
+    )
+    assert answer.route_name == "fast"
+    assert sorted(plan.model for plan, _ in probe.asked) == ["m2", "m3", MODEL]
+    await put(two, model="plain")
+    sent = (await bundle(two, sandbox)).routes
+    assert [(route.name, route.model_id, route.api_key) for route in sent] == [
+        ("inference.local", "plain", KEY),
+        ("fast", MODEL, KEY),
+        ("fast", "m2", "sk-second"),
+        ("fast", "m3", KEY),
+    ]
+    before = (await bundle(two, sandbox)).revision
+    await put(two, route_name="fast", fallbacks=targets(("models", "m3"), ("second", "m2")))
+    assert (await bundle(two, sandbox)).revision != before
+    listed = (await two.List(ext.ListInferenceRoutesRequest())).routes
+    assert [route.route_name for route in listed] == ["inference.local", "fast"]
+    assert [target.model_id for target in listed[1].fallbacks] == ["m3", "m2"]
+    got = await two.GetInferenceRoute(pb.GetInferenceRouteRequest(route_name="fast"))
+    assert len(got.fallbacks) == 2
+    await put(two, route_name="fast")
+    got = await two.GetInferenceRoute(pb.GetInferenceRouteRequest(route_name="fast"))
+    assert not got.fallbacks, "a route is set whole"
+
+
+BAD_FALLBACKS = {
+    "another dialect": ((("claude", "m"),), Code.FAILED_PRECONDITION, "nothing is translated"),
+    "nobody": ((("nobody", "m"),), Code.FAILED_PRECONDITION, "not found"),
+    "itself": ((("models", MODEL),), Code.INVALID_ARGUMENT, "twice"),
+    "no model": ((("second", ""),), Code.INVALID_ARGUMENT, "model_id"),
+    "too many": (
+        tuple(("second", str(number)) for number in range(MAX_FALLBACKS + 1)),
+        Code.INVALID_ARGUMENT,
+        "at most",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "code", "said"), BAD_FALLBACKS.values(), ids=BAD_FALLBACKS.keys()
+)
+async def test_fallbacks_that_are_refused(two, probe, pairs, code, said):
+    assert said in await refused(code, put(two, fallbacks=targets(*pairs)))
+    assert probe.asked == []
+
+
+async def test_the_systems_route_has_no_fallback(two):
+    call = put(two, route_name="sandbox-system", fallbacks=targets(("second", "m")))
+    await refused(Code.INVALID_ARGUMENT, call)
+
+
+async def test_a_fallback_whose_provider_is_gone_is_withheld_alone(two):
+    sandbox = await two.sandbox()
+    await put(two, fallbacks=targets(("second", "m2")))
+    two.changes.clear()
+    await two.DeleteProvider(openshell_pb2.DeleteProviderRequest(name="second"))
+    assert two.changes == [(sandbox.metadata.id, "inference")]
+    assert [route.model_id for route in (await bundle(two, sandbox)).routes] == [MODEL]
+
+
+async def test_the_number_of_routes_is_bounded_across_gateways(gateways, probe):
+    first, second = (serve(gateway, probe) for gateway in gateways)
+    await first.provider("models", {"OPENAI_API_KEY": KEY}, kind="openai")
+    answers = await asyncio.gather(
+        *(
+            put((first, second)[number % 2], no_verify=True, route_name=f"r{number}")
+            for number in range(MAX_ROUTES + 4)
+        ),
+        return_exceptions=True,
+    )
+    refusals = [answer for answer in answers if isinstance(answer, ApiError)]
+    assert [refusal.code for refusal in refusals] == [Code.FAILED_PRECONDITION] * 4
+    assert len((await second.List(ext.ListInferenceRoutesRequest())).routes) == MAX_ROUTES

@@ -9,7 +9,8 @@ import pytest
 
 import openshell
 from openshell._proto import inference_pb2 as pb
-from openshell._proto import inference_pb2_grpc
+from openshell._proto import inference_pb2_grpc, openshell_ext_inference_pb2_grpc
+from openshell._proto import openshell_ext_inference_pb2 as ext
 from openshell.cli.main import run
 
 
@@ -20,6 +21,7 @@ class Routes(inference_pb2_grpc.InferenceServicer):
         self.routes = {}
         self.sets = []
         self.failing = None
+        self.keeps_fallbacks = True
 
     def _take(self, request, context):
         if self.failing:
@@ -41,6 +43,7 @@ class Routes(inference_pb2_grpc.InferenceServicer):
             validated_endpoints=[] if request.no_verify else tried,
             timeout_secs=request.timeout_secs,
             workspace=request.workspace,
+            fallbacks=request.fallbacks if self.keeps_fallbacks else (),
         )
 
     def GetInferenceRoute(self, request, context):
@@ -55,6 +58,7 @@ class Routes(inference_pb2_grpc.InferenceServicer):
             route_name=name,
             timeout_secs=stored.timeout_secs,
             workspace=request.workspace,
+            fallbacks=stored.fallbacks,
         )
 
     def DeleteInferenceRoute(self, request, context):
@@ -62,11 +66,24 @@ class Routes(inference_pb2_grpc.InferenceServicer):
         return pb.DeleteInferenceRouteResponse(deleted=self.routes.pop(name, None) is not None)
 
 
+class Listed(openshell_ext_inference_pb2_grpc.InferenceRoutesServicer):
+    """Names of what the other service keeps."""
+
+    def __init__(self, service):
+        self.service = service
+
+    def List(self, request, context):
+        return ext.ListInferenceRoutesResponse(
+            routes=[ext.ListedInferenceRoute(route_name=name) for name in self.service.routes]
+        )
+
+
 @pytest.fixture
 def routes(monkeypatch, tmp_path):
     server = grpc.server(ThreadPoolExecutor(2))
     service = Routes()
     inference_pb2_grpc.add_InferenceServicer_to_server(service, server)
+    openshell_ext_inference_pb2_grpc.add_InferenceRoutesServicer_to_server(Listed(service), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     service.endpoint = f"127.0.0.1:{port}"
@@ -183,3 +200,42 @@ def test_the_library(routes):
         with pytest.raises(grpc.RpcError):
             made.get_route(workspace="w")
     assert routes.sets[0].workspace == "w"
+
+
+def test_a_route_with_a_name_and_fallbacks(routes, capsys):
+    assert (
+        run([*SET[:2], "fast", *SET[2:], "--fallback", "q=vendor/m2", "--fallback", "r=x=y"]) == 0
+    )
+    out = capsys.readouterr().out
+    assert "  Route: fast\n  Provider: p\n  Model: m\n  Fallback: q=vendor/m2\n" in out
+    sent = [(target.provider_name, target.model_id) for target in routes.sets[0].fallbacks]
+    assert sent == [("q", "vendor/m2"), ("r", "x=y")]
+    assert run(["inference", "update", "fast", "--timeout", "9"]) == 0
+    assert [target.provider_name for target in routes.sets[1].fallbacks] == ["q", "r"]
+    assert run(["inference", "get"]) == 0
+    assert "Inference route 'fast':\n" in capsys.readouterr().out
+    assert run(["inference", "update", "fast", "--no-fallback"]) == 0
+    assert not routes.sets[2].fallbacks
+    assert run(["inference", "delete", "fast"]) == 0
+    assert "Inference route 'fast' deleted." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--fallback", "p"], "PROVIDER=MODEL"),
+        (["--fallback", "=m"], "PROVIDER=MODEL"),
+        (["name", "--system"], "takes no name"),
+    ],
+    ids=["no model", "no provider", "two names"],
+)
+def test_what_cannot_be_meant(routes, capsys, more, said):
+    assert run([*SET, *more]) == 1
+    assert said in capsys.readouterr().err
+    assert routes.sets == []
+
+
+def test_a_gateway_that_drops_fallbacks_is_found_out(routes, capsys):
+    routes.keeps_fallbacks = False
+    assert run([*SET, "--fallback", "q=m"]) == 1
+    assert "this gateway keeps no fallbacks" in capsys.readouterr().err

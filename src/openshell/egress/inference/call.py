@@ -1,8 +1,9 @@
 """One request for a model: taken, rewritten for its route, asked, answered.
 
 The route is taken from the generation that is in force when the request has come; a change of routes
-while an answer runs does not end it. Each call has one event, whatever came of it. Nothing of a body
-is in it.
+while an answer runs does not end it. A target that fails before anything of its answer was sent to the
+client is followed by the route's next one. Each target that is asked has one event, whatever came of
+it. Nothing of a body is in it.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from openshell.egress.inference.answers import (
     plain,
     problem,
 )
+from openshell.egress.inference.health import FAILED_STATUSES, Health
 from openshell.egress.inference.limits import CONNECT_SECONDS, IDLE_SECONDS
 from openshell.egress.inference.patterns import Dialect, Pattern, dialect_of, find_pattern
 from openshell.egress.inference.receiving import LargeBody, receive_body
@@ -38,7 +40,7 @@ from openshell.egress.inference.relaying import (
     Relayed,
     read_head,
 )
-from openshell.egress.inference.rewriting import BodyUnreadable, Outgoing, rewrite
+from openshell.egress.inference.rewriting import BodyUnreadable, Outgoing, asked_model, rewrite
 from openshell.egress.inference.routes import Route
 from openshell.egress.inference.usage import Usage
 from openshell.egress.link import Link
@@ -61,8 +63,21 @@ class _Asked:
     head: RequestHead
     pattern: Pattern
     dialect: Dialect
-    route: Route
-    outgoing: Outgoing = field(repr=False)
+    target: CanonicalTarget
+    body: bytes = field(repr=False)
+    routes: tuple[Route, ...]
+    """What is asked, in this order; at least one."""
+    first: Outgoing = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """Why one target gave no answer."""
+
+    failure: str
+    what: Problem
+    may_go_on: bool
+    """Whether another target may be asked: the client is there and has been sent nothing."""
 
 
 class _Unreachable(Exception):
@@ -72,10 +87,13 @@ class _Unreachable(Exception):
 class Calls:
     """The calls of one client connection, one after the other."""
 
-    def __init__(self, services: Services, connection: ClientConnection, held: HeldAnswers) -> None:
+    def __init__(
+        self, services: Services, connection: ClientConnection, held: HeldAnswers, health: Health
+    ) -> None:
         self._services = services
         self._connection = connection
         self._held = held
+        self._health = health
         self._link: Link | None = None
 
     async def serve(self, head: RequestHead) -> bool:
@@ -115,24 +133,66 @@ class Calls:
         routes = self._services.holder.current.inference
         if routes is None or not routes.for_agents:
             return self._refuse(NOT_CONFIGURED, pattern, dialect, None)
-        route = routes.find(pattern.protocol)
-        if route is None:
+        model = asked_model(pattern, target.path, body) if routes.has_names else None
+        found = self._health.order(routes.find(pattern.protocol, model))
+        if not found:
             return self._refuse(NO_ROUTE, pattern, dialect, None)
         try:
-            outgoing = rewrite(route, pattern, head, target.path, target.query, body)
+            first = rewrite(found[0], pattern, head, target.path, target.query, body)
         except BodyUnreadable:
-            return self._refuse(UNREADABLE, pattern, dialect, route)
-        return _Asked(head, pattern, dialect, route, outgoing)
+            return self._refuse(UNREADABLE, pattern, dialect, found[0])
+        # Kept for the next target, if there is one.
+        return _Asked(head, pattern, dialect, target, body if len(found) > 1 else b"", found, first)
 
     async def _ask(self, asked: _Asked, large: LargeBody) -> bool:
+        """Ask one target after the other until one answers."""
+        *others, last = asked.routes
+        for route in others:
+            ended = await self._attempt(asked, route, large, is_last=False)
+            if isinstance(ended, bool):
+                return ended
+        ended = await self._attempt(asked, last, large, is_last=True)
+        if isinstance(ended, bool):
+            return ended
+        return await self._end(problem(ended.what, asked.dialect))
+
+    async def _attempt(
+        self, asked: _Asked, route: Route, large: LargeBody, *, is_last: bool
+    ) -> "bool | _Failed":
+        """Ask one target: whether the connection goes on, or why the next one must be asked."""
         client, began = self._connection.stream, self._services.clock()
-        seconds = None if asked.outgoing.wants_stream else asked.route.seconds
+        try:
+            ended = await self._exchange(asked, route, large, began, is_last=is_last)
+        finally:
+            client.partner = None
+        if isinstance(ended, bool):
+            return ended
+        self._drop()
+        failure = "the client went away" if client.lost else ended.failure
+        if not client.lost:
+            self._health.failed(route)
+        goes_on = ended.may_go_on and not client.lost
+        if goes_on and not is_last:
+            failure += "; the next target is asked"
+        self._record(asked.pattern, route, began, failure=failure)
+        if not goes_on:
+            client.abort("the answer could not be passed on")
+            return False
+        return ended
+
+    async def _exchange(
+        self, asked: _Asked, route: Route, large: LargeBody, began: float, *, is_last: bool
+    ) -> "bool | _Failed":
+        outgoing = asked.first if route is asked.routes[0] else self._rewrite(asked, route)
+        seconds = None if outgoing.wants_stream else route.seconds
         failure, what = "", BROKEN
         relay: Relay | None = None
         try:
             async with asyncio.timeout(seconds) as bound:
-                relay, head, rest = await self._send(asked, large)
-                if asked.outgoing.wants_stream or head.is_event_stream:
+                relay, head, rest = await self._send(asked, route, outgoing, large, is_last=is_last)
+                if not is_last and head.status in FAILED_STATUSES:
+                    return _Failed(f"the upstream answered {head.status}", UNAVAILABLE, True)
+                if outgoing.wants_stream or head.is_event_stream:
                     bound.reschedule(None)
                     relayed = await relay.stream(head, rest)
                 else:
@@ -148,36 +208,38 @@ class Calls:
         except (HeadRejected, BodyRejected) as rejected:
             failure = f"the upstream broke its answer: {rejected.reason.value}"
         else:
-            return await self._relayed(asked, relayed, began)
-        self._drop()
-        if client.lost:
-            failure = "the client went away"
-        self._record(asked.pattern, asked.route, began, failure=failure)
-        if client.lost or (relay is not None and relay.has_begun):
-            client.abort("the answer could not be passed on")
-            return False
-        return await self._end(problem(what, asked.dialect))
+            return await self._relayed(asked, route, relayed, began)
+        return _Failed(failure, what, relay is None or not relay.has_begun)
 
-    async def _send(self, asked: _Asked, large: LargeBody) -> tuple[Relay, ResponseHead, bytes]:
+    def _rewrite(self, asked: _Asked, route: Route) -> Outgoing:
+        target = asked.target
+        return rewrite(route, asked.pattern, asked.head, target.path, target.query, asked.body)
+
+    async def _send(
+        self, asked: _Asked, route: Route, outgoing: Outgoing, large: LargeBody, *, is_last: bool
+    ) -> tuple[Relay, ResponseHead, bytes]:
         """Send the request; the relay of its answer, the answer's head and what came behind it."""
         client = self._connection.stream
         for is_second in (False, True):
             async with asyncio.timeout(CONNECT_SECONDS):
-                link = await self._reach(asked.route, fresh=is_second)
+                link = await self._reach(route, fresh=is_second)
                 upstream = await link.open()
             client.partner = upstream
-            upstream.write(asked.outgoing.wire)
-            async with asyncio.timeout(IDLE_SECONDS if asked.outgoing.wants_stream else None):
+            upstream.write(outgoing.wire)
+            async with asyncio.timeout(IDLE_SECONDS if outgoing.wants_stream else None):
                 if upstream.must_drain:
                     await upstream.drain()
-                large.release()
+                if is_last:
+                    large.release()
                 try:
-                    head, rest = await read_head(upstream, asked.outgoing.method)
+                    head, rest = await read_head(upstream, outgoing.method)
                 except NoAnswer:
                     # A kept connection that its server was just closing: it has not read a thing.
                     if is_second or not link.may_be_stale or client.lost:
                         raise
                     continue
+            if head.status not in FAILED_STATUSES:
+                large.release()
             relay = Relay(client, upstream, asked.head, asked.dialect, self._held)
             return relay, head, rest
         raise AssertionError("the second attempt returns or raises")
@@ -212,7 +274,11 @@ class Calls:
         if link is not None:
             link.drop()
 
-    async def _relayed(self, asked: _Asked, relayed: Relayed, began: float) -> bool:
+    async def _relayed(self, asked: _Asked, route: Route, relayed: Relayed, began: float) -> bool:
+        if relayed.status in FAILED_STATUSES or relayed.cut:
+            self._health.failed(route)
+        else:
+            self._health.worked(route)
         if relayed.is_reusable and self._link is not None:
             self._link.carried(relayed.status)
         else:
@@ -220,7 +286,7 @@ class Calls:
         failure = relayed.cut
         if not failure and relayed.status >= 400:
             failure = f"the upstream answered {relayed.status}"
-        self._record(asked.pattern, asked.route, began, failure=failure, usage=relayed.usage)
+        self._record(asked.pattern, route, began, failure=failure, usage=relayed.usage)
         client = self._connection.stream
         if not relayed.is_ended:
             return False

@@ -10,6 +10,7 @@ import ssl
 from openshell.egress.connection import ClientConnection, Services
 from openshell.egress.http1 import TUNNEL_HEAD_LIMIT
 from openshell.egress.inference.call import HOST, PORT, Calls
+from openshell.egress.inference.health import Health
 from openshell.egress.inference.relaying import HeldAnswers
 from openshell.egress.local_names import LocalName
 from openshell.egress.pipeline import Pipeline
@@ -33,6 +34,7 @@ class _Door:
         self._pipeline = pipeline
         self._services: Services = pipeline.services
         self._held = HeldAnswers()
+        self._health = Health(self._services.clock)
 
     async def serve(self, connection: ClientConnection) -> None:
         """Serve a connection that has been opened."""
@@ -43,7 +45,7 @@ class _Door:
             return
         if not await self._secure(connection, context):
             return
-        calls = Calls(self._services, connection, self._held)
+        calls = Calls(self._services, connection, self._held, self._health)
         try:
             while True:
                 head = await self._pipeline.next_head(connection, TUNNEL_HEAD_LIMIT, _PLACE)

@@ -6,9 +6,11 @@ __all__ = [
     "ANSWER_BYTES",
     "CHUNKS",
     "CONNECT_SECONDS",
+    "COOL_SECONDS",
     "DEFAULT_SECONDS",
     "HELD_BYTES",
     "IDLE_SECONDS",
+    "MAX_COOL_SECONDS",
     "REQUEST_BYTES",
 ]
 
@@ -25,3 +27,7 @@ DEFAULT_SECONDS: Final = 60
 CONNECT_SECONDS: Final = 30.0
 IDLE_SECONDS: Final = 120.0
 """Silence in a streamed answer, its beginning included: models think before they speak."""
+COOL_SECONDS: Final = 5.0
+"""For which a target that failed is asked after the others; doubled by each failure that follows."""
+MAX_COOL_SECONDS: Final = 60.0
+"""So that a provider which works again is used again within a minute."""

@@ -17,7 +17,7 @@ from openshell.egress.inference.routes import Route
 from openshell.providers.inference_types import ANTHROPIC_MESSAGES, BEDROCK_INVOKE, Auth
 from openshell.providers.inference_vertex import RAW_PREDICT
 
-__all__ = ["BodyUnreadable", "Outgoing", "rewrite"]
+__all__ = ["BodyUnreadable", "Outgoing", "asked_model", "rewrite"]
 
 _ALWAYS: Final = frozenset({"content-type", "accept", "accept-encoding", "user-agent"})
 _VERTEX_VERSION: Final = msgspec.Raw(b'"vertex-2023-10-16"')
@@ -38,6 +38,23 @@ class Outgoing:
     wire: bytes = field(repr=False)
     method: bytes
     wants_stream: bool
+
+
+class _Named(msgspec.Struct):
+    model: str | None = None
+
+
+_NAMED: Final = msgspec.json.Decoder(_Named)
+
+
+def asked_model(pattern: Pattern, path: str, body: bytes) -> str | None:
+    """The model that the agent names; None where it names none that can be read."""
+    if pattern.protocol == BEDROCK_INVOKE:
+        return path.removeprefix("/model/").removesuffix("/invoke")
+    try:
+        return _NAMED.decode(body).model
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def rewrite(

@@ -10,10 +10,12 @@ from typing import Final
 
 from openshell.egress.inference.limits import DEFAULT_SECONDS
 from openshell.providers.inference_endpoint import Endpoint, EndpointRefused
-from openshell.providers.inference_types import INFERENCE_TYPES, InferenceType
+from openshell.providers.inference_types import INFERENCE_TYPES, MODEL_DISCOVERY, InferenceType
 
-__all__ = ["SYSTEM_ROUTE", "Route", "RouteUnusable", "Routes"]
+__all__ = ["DEFAULT_ROUTE", "SYSTEM_ROUTE", "Route", "RouteUnusable", "Routes"]
 
+DEFAULT_ROUTE: Final = "inference.local"
+"""For every model that is no route's name."""
 SYSTEM_ROUTE: Final = "sandbox-system"
 """For the supervisor's own use: no request of an agent is sent on it."""
 
@@ -28,7 +30,7 @@ class RouteUnusable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One way to one model."""
+    """One way to one model: the target of a named route or one of its fallbacks."""
 
     name: str
     kind: InferenceType
@@ -83,7 +85,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """All routes of one moment, in the order in which they are tried."""
+    """All routes of one moment. Those of one name are one route: its target, then its fallbacks."""
 
     revision: str = ""
     routes: tuple[Route, ...] = ()
@@ -92,6 +94,20 @@ class Routes:
     def for_agents(self) -> tuple[Route, ...]:
         return tuple(route for route in self.routes if route.name != SYSTEM_ROUTE)
 
-    def find(self, protocol: str) -> Route | None:
-        """The first route that speaks a protocol."""
-        return next((route for route in self.for_agents if protocol in route.protocols), None)
+    @property
+    def has_names(self) -> bool:
+        """Whether the model that an agent names may choose a route."""
+        return any(route.name != DEFAULT_ROUTE for route in self.for_agents)
+
+    def find(self, protocol: str, model: str | None = None) -> tuple[Route, ...]:
+        """What is asked, in this order: the route of the model's name, else the default one.
+
+        Lists of models describe one provider, so they have no fallback.
+        """
+        name = DEFAULT_ROUTE
+        if model is not None and any(route.name == model for route in self.for_agents):
+            name = model
+        found = tuple(
+            route for route in self.for_agents if route.name == name and protocol in route.protocols
+        )
+        return found[:1] if protocol == MODEL_DISCOVERY else found

@@ -24,6 +24,7 @@ from google.protobuf.message import Message
 
 from openshell._proto import (
     inference_pb2,
+    openshell_ext_inference_pb2,
     openshell_ext_pb2,
     openshell_ext_profiles_pb2,
     openshell_pb2,
@@ -139,6 +140,7 @@ def gateway_services() -> tuple[ServiceDescriptor, ...]:
     return (
         openshell_pb2.DESCRIPTOR.services_by_name["OpenShell"],
         inference_pb2.DESCRIPTOR.services_by_name["Inference"],
+        openshell_ext_inference_pb2.DESCRIPTOR.services_by_name["InferenceRoutes"],
         openshell_ext_pb2.DESCRIPTOR.services_by_name["Sandboxes"],
         openshell_ext_profiles_pb2.DESCRIPTOR.services_by_name["ProviderProfiles"],
     )

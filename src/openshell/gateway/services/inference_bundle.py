@@ -1,7 +1,9 @@
 """GetInferenceBundle: every usable route of one supervisor's workspace, with real keys.
 
+The target of a route and what it falls back on are sent one after the other under the route's name.
+
 Routes, providers and sealed keys come from one snapshot, so that the revision names exactly what is
-sent. The answer exists nowhere but in this call: it is not logged, cached or stored. A route that
+sent. The answer exists nowhere but in this call: it is not logged, cached or stored. A target that
 cannot be resolved now is left out and named in the log.
 """
 
@@ -11,6 +13,7 @@ import logging
 from typing import Any
 
 from openshell._proto import inference_pb2
+from openshell._proto.openshell_ext_inference_pb2 import InferenceTarget
 from openshell.gateway.auth.principal import require_sandbox
 from openshell.gateway.credentials.model import (
     CredentialError,
@@ -62,7 +65,7 @@ class InferenceBundle:
         now_ms, routes, problems, loaded = await self._store.read(read)
         for (workspace, name), problem in problems.items():
             if self._told.get((workspace, name)) != problem:
-                _log.warning("route %s of %s is withheld: %s", name, workspace, problem)
+                _log.warning("a target of route %s of %s is withheld: %s", name, workspace, problem)
                 self._told[workspace, name] = problem
         try:
             keys = await self._credentials.open(loaded)
@@ -82,12 +85,17 @@ def _read_routes(tx: Tx, workspace: str) -> tuple[_Routes, _Problems]:
     for row in routes_of(tx, workspace):
         route = load(row, inference_pb2.InferenceRoute)
         config = route.config
-        try:
-            resolved = resolve_provider(tx, workspace, config.provider_name, config.model_id)
-        except RouteRefused as refused:
-            problems[workspace, route.metadata.name] = str(refused)
-        else:
-            routes.append((route, resolved))
+        first = InferenceTarget(provider_name=config.provider_name, model_id=config.model_id)
+        refusals: list[str] = []
+        for target in (first, *config.fallbacks):
+            try:
+                resolved = resolve_provider(tx, workspace, target.provider_name, target.model_id)
+            except RouteRefused as refused:
+                refusals.append(str(refused))
+            else:
+                routes.append((route, resolved))
+        if refusals:
+            problems[workspace, route.metadata.name] = "; ".join(refusals)
     return routes, problems
 
 

@@ -1,6 +1,6 @@
 """Stored inference routes: finding, resolving and writing them inside a transaction.
 
-A route names a provider of its workspace and a model; what that means is resolved at every read
+A route names a provider of its workspace and a model, and others to fall back on; what that means is resolved at every read
 (`openshell.providers.inference_routes`), so a changed key or base URL needs no write here. A route
 whose provider is gone or unfit stays stored and is delivered to nobody.
 """
@@ -11,16 +11,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from openshell._proto import inference_pb2
+from openshell._proto.openshell_ext_inference_pb2 import InferenceTarget
 from openshell.gateway.credentials.model import CredentialRef
 from openshell.gateway.records import Kind, load, to_row
 from openshell.gateway.services.provider_records import record_from_row
 from openshell.gateway.store.model import MatchResourceVersion, MustCreate, Row, Tx
 from openshell.providers.digest import digest_of
-from openshell.providers.inference_routes import RoutePlan, RouteRefused, plan_route
+from openshell.providers.inference_routes import (
+    DEFAULT_ROUTE,
+    RoutePlan,
+    RouteRefused,
+    check_fallback,
+    plan_route,
+)
 
 __all__ = [
     "Resolved",
     "find_route",
+    "resolve_fallbacks",
     "resolve_provider",
     "revision_of",
     "routes_of",
@@ -44,8 +52,9 @@ def find_route(tx: Tx, workspace: str, name: str) -> Row | None:
 
 
 def routes_of(tx: Tx, workspace: str) -> list[Row]:
-    """Every route of a workspace, by name."""
-    return sorted(tx.all(Kind.INFERENCE_ROUTE, workspace=workspace), key=lambda row: row.name or "")
+    """Every route of a workspace, by name, the default one first."""
+    rows = tx.all(Kind.INFERENCE_ROUTE, workspace=workspace)
+    return sorted(rows, key=lambda row: (row.name != DEFAULT_ROUTE, row.name or ""))
 
 
 def resolve_provider(tx: Tx, workspace: str, provider: str, model: str) -> Resolved:
@@ -60,6 +69,18 @@ def resolve_provider(tx: Tx, workspace: str, provider: str, model: str) -> Resol
         handle = record.handles[plan.key_name]
         key = CredentialRef(handle.handle, record.id, plan.key_name)
     return Resolved(plan, row, key)
+
+
+def resolve_fallbacks(
+    tx: Tx, workspace: str, first: Resolved, fallbacks: Iterable[InferenceTarget]
+) -> list[Resolved]:
+    """What may stand in for a target. Raises `RouteRefused`."""
+    found: list[Resolved] = []
+    for target in fallbacks:
+        resolved = resolve_provider(tx, workspace, target.provider_name, target.model_id)
+        check_fallback(first.plan, resolved.plan, target.provider_name)
+        found.append(resolved)
+    return found
 
 
 def write_route(
@@ -107,8 +128,12 @@ def revision_of(routes: Iterable[tuple[inference_pb2.InferenceRoute, Resolved]])
 def sandboxes_of_routes(tx: Tx, workspace: str, provider: str | None = None) -> list[str]:
     """Ids of the sandboxes that are handed the routes (of this provider, if one is named)."""
     if provider is not None and not any(
-        load(row, inference_pb2.InferenceRoute).config.provider_name == provider
+        provider in _providers_of(load(row, inference_pb2.InferenceRoute).config)
         for row in routes_of(tx, workspace)
     ):
         return []
     return [row.id for row in tx.all(Kind.SANDBOX, workspace=workspace)]
+
+
+def _providers_of(config: inference_pb2.InferenceRouteConfig) -> set[str]:
+    return {config.provider_name, *(target.provider_name for target in config.fallbacks)}

@@ -343,11 +343,11 @@ def test_routes_that_cannot_be_used(changed):
 
 
 def test_the_first_route_that_speaks_the_protocol_is_taken():
-    chat = route(name="a")
-    other = route(name="b", protocols=("anthropic_messages",))
+    chat = route(name="inference.local")
+    other = route(name="inference.local", protocols=("anthropic_messages",))
     system = route(name="sandbox-system", protocols=("openai_embeddings",))
     routes = Routes("1", (system, other, chat))
-    assert routes.find("openai_chat_completions") is chat
-    assert routes.find("anthropic_messages") is other
-    assert routes.find("openai_embeddings") is None, "the system's own route is not for agents"
+    assert routes.find("openai_chat_completions") == (chat,)
+    assert routes.find("anthropic_messages") == (other,)
+    assert routes.find("openai_embeddings") == (), "the system's own route is not for agents"
     assert KEY not in repr(routes)
