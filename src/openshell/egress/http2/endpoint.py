@@ -33,6 +33,7 @@ from openshell.egress.http2.codes import (
     ErrorCode,
     PeerBroken,
 )
+from openshell.egress.http2.compression import FieldDecoder
 from openshell.egress.http2.happenings import (
     DataCame,
     FieldsCame,
@@ -53,8 +54,6 @@ __all__ = ["Endpoint"]
 # bounds nothing that we keep (windows of streams do), so that one slow stream never stops the others.
 _CONNECTION_WINDOW: Final = 8 * 1024 * 1024
 _FIRST_CONNECTION_WINDOW: Final = 65_535
-# A decoded header list beyond this ends the connection: the compression state would not survive a skip.
-_DECODED_LIMIT: Final = 64 * 1024
 # Our encoder's table; peers may ask for gigabytes.
 _TABLE: Final = 4096
 _HEAD: Final = Struct(">IBI")
@@ -89,7 +88,7 @@ class Endpoint:
         self._clock = clock
         self._reader = FrameReader(preface=b"" if client_side else PREFACE)
         self._streams = Streams(client_side=client_side)
-        self._decoder = hpack.Decoder(max_header_list_size=_DECODED_LIMIT)
+        self._decoder = FieldDecoder()
         self._encoder = hpack.Encoder()
         self.remote = RemoteSettings()
         # Whether the peer has said its settings and has taken note of ours.
@@ -183,7 +182,7 @@ class Endpoint:
         streams = self._streams
         if not stream_id & 1 or (streams.client_side and stream_id > streams.highest):
             raise _broken(ErrorCode.PROTOCOL)
-        fields = self._decode(frame.payload)
+        fields = self._decoder.decode(bytes(frame.payload))
         state = streams.open.get(stream_id)
         if state is None and stream_id > streams.highest:
             state = streams.begin(stream_id)
@@ -209,14 +208,6 @@ class Endpoint:
             self._happened.append(FieldsCame(stream_id, fields, ended))
         if ended:
             streams.end_remote(stream_id, state)
-
-    def _decode(self, block: bytes | memoryview | bytearray) -> list[tuple[bytes, bytes]]:
-        try:
-            return list(self._decoder.decode(bytes(block), raw=True))
-        except hpack.OversizedHeaderListError:
-            raise PeerBroken("http2_header_list_too_large", ErrorCode.ENHANCE_YOUR_CALM) from None
-        except hpack.HPACKError:
-            raise _broken(ErrorCode.COMPRESSION) from None
 
     def _take_priority(self, frame: Frame) -> None:
         """Priorities are not used (RFC 9113 5.3)."""
