@@ -7,6 +7,7 @@ Hosts come back in lower case without brackets. The rules are those of `proxy.md
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 
 import msgspec
 
@@ -25,7 +26,7 @@ __all__ = [
 # as well). The rest of RFC 3986's reg-name is left out: no server has such a name, and what one parser
 # takes for a percent-encoded or wildcard host another takes literally.
 match_authority = re.compile(
-    rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|(?=.{1,254}(?:\Z|:))([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?))(?::([0-9]{1,5}))?"
+    rb"(?:\[(?=[^]:]*:[^]:]*:)([0-9A-Fa-f:.]{2,45})\]|(?=.{1,254}(?:\Z|:))([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?))(?::([0-9]{1,5}))?"
 ).fullmatch
 _ABSOLUTE = re.compile(
     rb"([A-Za-z][A-Za-z0-9+.-]{0,31})://([^/?#]*)(/[^?#]*)?(\?[^#]*)?", re.DOTALL
@@ -99,4 +100,16 @@ def _parse(value: bytes, reason: RejectReason) -> Authority:
     port = None if found[3] is None else int(found[3])
     if port is not None and port > 65535:
         raise HeadRejected(reason)
-    return Authority((found[1] or found[2]).decode("ascii").lower(), port)
+    host = (found[1] or found[2]).decode("ascii").lower()
+    if found[1] is not None and not _is_ipv6(host):
+        raise HeadRejected(reason)
+    return Authority(host, port)
+
+
+def _is_ipv6(text: str) -> bool:
+    """What stands in brackets is looked up without them: a name there would be judged as that name."""
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True

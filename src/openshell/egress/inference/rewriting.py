@@ -77,6 +77,9 @@ def rewrite(
 
 def _read(body: bytes) -> dict[str, msgspec.Raw]:
     try:
+        # Values are not looked into, so text that is none would go on unread.
+        if not body.isascii():
+            body.decode()
         return _DECODER.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise BodyUnreadable from None

@@ -56,6 +56,11 @@ def test_connect_target(target: bytes, expected: Authority) -> None:
         b"a'b:443",
         b"fe80::1%eth0:443",
         b"[fe80::1%eth0]:443",
+        b"[cafe.de]:443",
+        b"[10.0.0.1]:443",
+        b"[..]:443",
+        b"[1::2::3]:443",
+        b"[:::]:443",
         b"a" * 255 + b":443",
     ],
 )

@@ -223,8 +223,9 @@ def test_no_spelling_of_the_model_gets_through(raw):
         b'{"model":"a","x":NaN}',
         b'{"model":"a"}{"model":"b"}',
         b'{"a":' + b"[" * 100_000,
+        b'{"model":"a","x":"\xff"}',
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_a_body_in_which_the_model_cannot_be_put_is_refused(raw):
     with pytest.raises(BodyUnreadable):
