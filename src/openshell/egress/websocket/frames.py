@@ -290,7 +290,7 @@ def _check_close(payload: bytes) -> None:
     try:
         payload[2:].decode()
     except UnicodeDecodeError:
-        raise _broken("a close reason that is not UTF-8") from None
+        raise WebSocketFault(CloseCode.BAD_TEXT, "a close reason that is not UTF-8") from None
 
 
 def _broken(what: str) -> WebSocketFault:

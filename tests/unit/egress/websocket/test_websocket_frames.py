@@ -143,7 +143,7 @@ def test_compressed_messages_are_read_and_compressed_again() -> None:
         pytest.param(frame(8, b"\x03"), 1002, id="half a close code"),
         pytest.param(frame(8, b"\x03\xee"), 1002, id="close code 1006"),
         pytest.param(frame(8, b"\x07\xd0"), 1002, id="close code 2000"),
-        pytest.param(frame(8, b"\x03\xe8\xff"), 1002, id="close reason not UTF-8"),
+        pytest.param(frame(8, b"\x03\xe8\xff"), 1007, id="close reason not UTF-8"),
         pytest.param(frame(8) + frame(9), 1002, id="a frame after close"),
         pytest.param(frame(TEXT, b"\xff"), 1007, id="text not UTF-8"),
         pytest.param(frame(TEXT, b"\xe2\x82", fin=False) + frame(MORE, b"\x41"), 1007,
