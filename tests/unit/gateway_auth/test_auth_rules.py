@@ -63,7 +63,7 @@ def test_table_agrees_with_the_contract(table: AuthorizationTable) -> None:
             if (value := getattr(rule, name))
         ]
         assert ";".join(parts) == row[3], row
-    assert len(table) == len(rows) + 5, "Sandboxes/Attach and the four of ProviderProfiles"
+    assert len(table) == len(rows) + 6, "Attach, four of ProviderProfiles, one of InferenceRoutes"
 
 
 def service(auth: str | None, **option: str) -> ServiceDescriptor:
