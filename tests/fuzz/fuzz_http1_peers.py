@@ -23,7 +23,8 @@ KNOWN_REFUSALS = (
     "Expected space after method",  # the same
     "Expected HTTP/2 Connection Preface",  # PRI, for llhttp
     "Duplicate Content-Length",  # twice the same, for llhttp
-    "Unexpected char in url",  # targets that the pipeline refuses once it reads them
+    "Unexpected char in url",
+    "Unexpected start char in url",  # targets that the pipeline refuses once it reads them
     "illegal request line",  # the same for h11: bytes outside ASCII
     "Data after `Connection: close`",  # llhttp, behind an interim response; we hand such a field to nobody
     "Received server _SWITCH_UPGRADE event",  # a 101 that nobody asked for is refused by the exchange
