@@ -39,6 +39,7 @@ __all__ = [
     "policy_to_proto",
     "rule_from_proto",
     "rule_to_proto",
+    "struct_of",
 ]
 
 # Plain values that have the same name and type on both sides.
@@ -282,6 +283,13 @@ def _fill_value(message: struct_pb2.Value, value: JsonValue) -> None:
 def _fill_struct(message: struct_pb2.Struct, values: Mapping[str, JsonValue]) -> None:
     for key, value in sorted(values.items()):
         _fill_value(message.fields[key], value)
+
+
+def struct_of(values: Mapping[str, JsonValue]) -> struct_pb2.Struct:
+    """Free-form settings as protobuf holds them."""
+    message = struct_pb2.Struct()
+    _fill_struct(message, values)
+    return message
 
 
 def _from_value(value: struct_pb2.Value) -> JsonValue:

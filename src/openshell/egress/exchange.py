@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from openshell.egress.body_faults import BodyUse, RefusedBody
+from openshell.egress.body_faults import BodyUse
 from openshell.egress.connection import ClientConnection, Services
 from openshell.egress.credentials import Placeholder, TokenUnavailable, refuse_marker
 from openshell.egress.denials import Denial, bare
@@ -174,7 +174,7 @@ class Exchanges:
                     refused = await ask_stage(self._services, self._connection, pending, outcome)
                     if refused is not None:
                         return refused
-                case NeedsBody(use=use, limit=limit, protocol=protocol):
+                case NeedsBody(use=use, limit=limit):
                     if use is BodyUse.STAGES:
                         self._connection.deadline = None
                         refused = await enter_queue(self._services, pending, outcome)
@@ -188,8 +188,7 @@ class Exchanges:
                         self._connection, pending.head, seconds, limit, outcome.wire_limit
                     )
                     if not isinstance(held, bytes):
-                        why = RefusedBody.held(held, use, limit, seconds, protocol)
-                        return Refused(outcome.route, why, outcome.where)
+                        return outcome.refused(held, seconds)
                     pending.body = held
                 case _:
                     return outcome

@@ -10,10 +10,10 @@ from typing import TypeAlias
 import msgspec
 
 from openshell.egress.admission import NotAdmitted
-from openshell.egress.body_faults import BodyUse, RefusedBody
+from openshell.egress.body_faults import BodyFault, BodyUse, RefusedBody
 from openshell.egress.credentials import CredentialRefused, EndpointScope, TokenGrant, Tokens
 from openshell.egress.events import Where
-from openshell.egress.middleware import Passage, StageRefused, Unseen
+from openshell.egress.middleware import Passage, Refusing, StageFault, StageRefused, Unseen
 from openshell.egress.route import Route
 from openshell.egress.signing_plan import SigningFault
 from openshell.egress.switch import Switch
@@ -122,6 +122,14 @@ class NeedsBody:
     def wire_limit(self) -> int:
         """How much may be sent, chunk framing included."""
         return self.limit * 2 if self.use in (BodyUse.JUDGING, BodyUse.STAGES) else self.limit
+
+    def refused(self, fault: BodyFault, seconds: float) -> Refused:
+        """The refusal of a body that could not be held."""
+        if self.use is BodyUse.STAGES and fault is BodyFault.SIZE:
+            why = StageRefused(Refusing.FAILED, reason_code=StageFault.CAPACITY.value)
+            return Refused(self.route, why, self.where)
+        told = RefusedBody.held(fault, self.use, self.limit, seconds, self.protocol)
+        return Refused(self.route, told, self.where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ from openshell.gateway.inference_probe import Probe
 from openshell.gateway.keys import Identity, load_identity
 from openshell.gateway.lifecycle import Lifecycle
 from openshell.gateway.listener import ListenError, bind_tcp, bind_unix, new_server
+from openshell.gateway.middleware import MiddlewareServices
 from openshell.gateway.peer import uid_of_peer
 from openshell.gateway.peers import Peers, make_channel
 from openshell.gateway.refresh.minting import Minter
@@ -136,6 +137,7 @@ class Gateway:
         self._lifecycle: Lifecycle | None = None
         self._session_service: SessionService | None = None
         self._refresh_worker: RefreshWorker | None = None
+        self._middleware = MiddlewareServices(settings.middleware)
         self._servers: list[grpc.aio.Server] = []
         self._roles = RolePolicy()
 
@@ -151,6 +153,7 @@ class Gateway:
         settings = self._settings
         identity = load_identity(settings, time.time)
         _warn(settings, identity)
+        await self._middleware.open()
         store = await self._open_store()
         users, supervisors = self._make_servers(identity)
         socket = supervisor_socket(settings)
@@ -198,6 +201,7 @@ class Gateway:
             await self._peers.close()
         if self._driver is not None:
             await self._driver.close()
+        await self._middleware.close()
         if self._store is not None:
             await self._store.close()
 
@@ -253,7 +257,12 @@ class Gateway:
         settings, new_id = self._settings, self._world.new_id
 
         def build_config(tx: Tx, sandbox: Any) -> Any:
-            return build_sandbox_config(tx, sandbox, failure_mode=settings.failure_mode)
+            return build_sandbox_config(
+                tx,
+                sandbox,
+                failure_mode=settings.failure_mode,
+                needed=self._middleware.needed,
+            )
 
         self._lifecycle = Lifecycle(
             store=store,
@@ -350,6 +359,7 @@ class Gateway:
                 new_id=new_id,
                 default_image=capabilities.default_image,
                 restrict=self._restrict,
+                middleware=self._middleware,
             ),
             self._session_service,
             ExecService(self.relays, readiness, self.tasks, new_id=new_id),
@@ -379,7 +389,13 @@ class Gateway:
         return [
             Providers(store, credentials, self.bus, new_id=self._world.new_id, tasks=self.tasks),
             Attachments(store, self.bus, show=compute.show, tasks=self.tasks),
-            Config(store, self.bus, failure_mode=self._settings.failure_mode, tasks=self.tasks),
+            Config(
+                store,
+                self.bus,
+                failure_mode=self._settings.failure_mode,
+                tasks=self.tasks,
+                middleware=self._middleware,
+            ),
             Policies(store, self.bus),
             Drafts(store, self.bus, new_id=self._world.new_id),
             ProviderEnvironment(store, credentials),

@@ -20,6 +20,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from openshell.gateway.credentials.keyfile import KEY_FILE_NAME
+from openshell.gateway.middleware_registrations import (
+    Registration,
+    RegistrationError,
+    read_registrations,
+)
 
 __all__ = [
     "OPTIONS",
@@ -118,6 +123,8 @@ class Settings:
     # Where clients of this user keep their registrations; empty when there is no home.
     config_root: Path | None
     credential_key_path: str
+    # Services that policies may name, by name.
+    middleware: Mapping[str, Registration] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +381,7 @@ class _Tables:
 
     gateway: Mapping[str, object]
     drivers: Mapping[str, Mapping[str, Any]]
+    middleware: object = ()
 
 
 def _check_document(document: Mapping[str, Any]) -> _Tables:
@@ -384,9 +392,10 @@ def _check_document(document: Mapping[str, Any]) -> _Tables:
     version = root.get("version", CONFIG_VERSION_MAX)
     if type(version) is not int or not 0 <= version <= CONFIG_VERSION_MAX:
         raise ConfigError(f"openshell.version must be at most {CONFIG_VERSION_MAX}")
-    for name in ("supervisor", "credential_drivers"):
-        if root.get(name):
-            raise ConfigError(f"openshell.{name} {_UNBUILT}")
+    if root.get("credential_drivers"):
+        raise ConfigError(f"openshell.credential_drivers {_UNBUILT}")
+    supervisor = _table(root.get("supervisor", {}), "openshell.supervisor")
+    _only(supervisor, {"middleware"}, "openshell.supervisor.")
     gateway = _table(root.get("gateway", {}), "openshell.gateway")
     if "database_url" in gateway:
         raise ConfigError(
@@ -401,7 +410,8 @@ def _check_document(document: Mapping[str, Any]) -> _Tables:
         name: _table(table, f"openshell.drivers.{name}")
         for name, table in _table(root.get("drivers", {}), "openshell.drivers").items()
     }
-    return _Tables(MappingProxyType(flat), MappingProxyType(drivers))
+    middleware = supervisor.get("middleware", [])
+    return _Tables(MappingProxyType(flat), MappingProxyType(drivers), middleware)
 
 
 def _only(table: Mapping[str, Any], allowed: set[str], prefix: str) -> None:
@@ -519,9 +529,17 @@ def _build(
         state_root=state_root,
         tls_dir=Path(environ.get("OPENSHELL_LOCAL_TLS_DIR") or state_root / "tls"),
         config_root=None if config is None else config / "openshell",
+        middleware=_middleware(tables.middleware),
         credential_key_path=values["credential_key_path"]
         or os.fspath(state_root / "gateway" / "credential-keys" / KEY_FILE_NAME),
     )
+
+
+def _middleware(value: object) -> Mapping[str, Registration]:
+    try:
+        return read_registrations(value)
+    except RegistrationError as error:
+        raise ConfigError(f"openshell.supervisor.middleware{error}") from error
 
 
 def _driver(names: Sequence[str]) -> str:

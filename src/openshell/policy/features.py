@@ -46,6 +46,7 @@ ENFORCED: Final = frozenset(
         Feature.MCP,
         Feature.SIGNING,
         Feature.BODY_REWRITE,
+        Feature.MIDDLEWARES,
     )
 )
 EVERY_FEATURE: Final = frozenset(Feature)

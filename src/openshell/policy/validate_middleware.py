@@ -1,10 +1,13 @@
-"""Checks of middleware attachments: identity, order, selectors. Their settings are their own matter.
+"""Checks of middleware attachments: identity, order, selectors, settings of those that are built in.
+
+What registered services make of their settings only they know; the gateway asks them.
 
 Called by `validate` on the whole policy, since selectors are compared with its endpoints.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -14,12 +17,31 @@ from openshell.policy.hosts import is_wildcard_host
 from openshell.policy.model import Endpoint, MiddlewareConfig, SandboxPolicy
 from openshell.policy.overlap import Budget, hosts_overlap
 
-__all__ = ["MAX_MIDDLEWARES", "MAX_SELECTORS", "check_middlewares"]
+__all__ = [
+    "BUILT_IN_PREFIX",
+    "MAX_MIDDLEWARES",
+    "MAX_SELECTORS",
+    "REGEX",
+    "check_middlewares",
+    "is_service_name",
+]
+
+# Implementations of ours; nobody registers a service under such a name.
+BUILT_IN_PREFIX: Final = "openshell/"
+REGEX: Final = "openshell/regex"
 
 # Each one may see and delay every request that it selects.
 MAX_MIDDLEWARES: Final = 10
 # Patterns of one attachment, both lists together.
 MAX_SELECTORS: Final = 32
+
+
+_SERVICE_NAME = re.compile(r"[A-Za-z0-9._/-]{1,128}")
+
+
+def is_service_name(name: str) -> bool:
+    """Whether a service may be registered under `name`."""
+    return bool(_SERVICE_NAME.fullmatch(name)) and not name.startswith(BUILT_IN_PREFIX)
 
 
 def check_middlewares(policy: SandboxPolicy) -> Iterator[Finding]:
@@ -71,6 +93,10 @@ def _faults(item: MiddlewareConfig) -> Iterator[tuple[str, str]]:
         yield "", "its key must not be empty"
     if not item.middleware:
         yield "middleware", "middleware must name an implementation"
+    elif item.middleware.startswith(BUILT_IN_PREFIX):
+        yield from _built_in_faults(item)
+    elif not is_service_name(item.middleware):
+        yield "middleware", "a name is 1 to 128 letters, digits, '.', '_', '/' and '-'"
     if item.on_error not in ("", "fail_closed", "fail_open"):
         yield "on_error", "on_error must be fail_closed or fail_open"
     if not item.has_selector:
@@ -83,6 +109,16 @@ def _faults(item: MiddlewareConfig) -> Iterator[tuple[str, str]]:
                 compile_selector(pattern)
             except GlobError as error:
                 yield f"endpoints.{name}[{index}]", f"bad host pattern: {error}"
+
+
+def _built_in_faults(item: MiddlewareConfig) -> Iterator[tuple[str, str]]:
+    if item.middleware != REGEX:
+        yield "middleware", f"'{item.middleware}' is not built in; '{REGEX}' is"
+        return
+    for key in sorted(set(item.config) - {"mode"}):
+        yield "config", f"{REGEX} has no setting '{key}'; it has 'mode'"
+    if item.config.get("mode") != "redact":
+        yield "config", f"{REGEX} needs mode: redact"
 
 
 def _check_skipped(

@@ -6,7 +6,7 @@ credentials that contradict themselves are withheld, all of them.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from openshell._proto import inference_pb2, openshell_ext_pb2, openshell_pb2, sandbox_pb2
 from openshell.codec.policy import policy_from_proto
@@ -21,6 +21,7 @@ from openshell.egress.credentials import (
     Tokens,
 )
 from openshell.egress.generation import Generation
+from openshell.egress.middleware import Implementation, Middlewares
 from openshell.policy.compile import CompiledPolicy, compile_policy, quarantine, quarantine_reason
 from openshell.policy.defaults import restrictive_default
 from openshell.policy.model import SandboxPolicy
@@ -46,6 +47,8 @@ class Candidate:
     routes: inference_pb2.GetInferenceBundleResponse | None = None
     # Why the gateway has no configuration that may be enforced; `config` then tells the mode alone.
     refusal: str = ""
+    # What the policy's stages run, by name.
+    implementations: Mapping[str, Implementation] = field(default_factory=dict)
 
     @property
     def is_of_one_moment(self) -> bool:
@@ -96,8 +99,11 @@ def build_generation(
     routes, route_error = current.inference, ""
     if candidate.routes is not None:
         routes, route_error = read_routes(candidate.routes)
+    middleware = None
+    if policy is not None and policy.network_middlewares:
+        middleware = Middlewares(policy.network_middlewares, candidate.implementations)
     return Outcome(
-        Generation(number, compiled, credentials, routes),
+        Generation(number, compiled, credentials, routes, middleware),
         policy,
         policy_error,
         credential_error,

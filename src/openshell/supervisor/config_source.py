@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 import grpc
@@ -20,12 +20,14 @@ from openshell import ocsf
 from openshell._proto import inference_pb2, openshell_pb2, sandbox_pb2
 from openshell.codec.settings import value_text
 from openshell.egress.generation import Generation, GenerationHolder
+from openshell.egress.middleware import Implementation
 from openshell.egress.token_grants import TokenCache
 from openshell.policy.model import SandboxPolicy
 from openshell.supervisor.backoff import Backoff
 from openshell.supervisor.candidate import Candidate, Outcome, build_generation
 from openshell.supervisor.gateway_client import GatewayClient, sentence_of
 from openshell.supervisor.logs import Logs
+from openshell.supervisor.middleware_registry import MiddlewareRegistry, Reconciled
 from openshell.supervisor.reporter import PolicyReporter
 from openshell.supervisor.settings import settings_events, settings_of
 
@@ -53,6 +55,8 @@ class _Key:
     provider_env_revision: int
     has_environment: bool
     routes_revision: str
+    # A service that was connected anew is another one.
+    implementations: Mapping[str, Implementation] = field(repr=False)
 
 
 class ConfigSource:
@@ -67,6 +71,7 @@ class ConfigSource:
         logs: Logs,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         tokens: TokenCache | None = None,
+        middleware: MiddlewareRegistry | None = None,
     ) -> None:
         self._client = client
         self._sandbox_id = sandbox_id
@@ -75,6 +80,8 @@ class ConfigSource:
         self._logs = logs
         self._clock_ms = clock_ms
         self._tokens = tokens
+        self._middleware = middleware
+        self._services = Reconciled({})
         self._wanted = asyncio.Event()
         self._wanted.set()
         self._loaded = asyncio.Event()
@@ -120,11 +127,32 @@ class ConfigSource:
                 await asyncio.sleep(backoff.next())
                 self._wanted.set()
                 continue
-            if self._take(candidate):
+            if self._take(await self._with_services(candidate)):
                 backoff.reset()
             else:
                 await asyncio.sleep(backoff.next())
                 self._wanted.set()
+
+    async def _with_services(self, candidate: Candidate) -> Candidate:
+        """The candidate with what its stages run; services that do not answer hold nothing up."""
+        if self._middleware is None:
+            return candidate
+        sent = candidate.config.supervisor_middleware_services
+        services = await self._middleware.reconcile(sent)
+        for problem in services.problems:
+            if problem not in self._services.problems:
+                self._logs.emit(
+                    ocsf.ConfigEvent(
+                        time_ms=self._clock_ms(),
+                        state="failed",
+                        message="a middleware service is not connected",
+                        severity=ocsf.Severity.MEDIUM,
+                        status=ocsf.Status.FAILURE,
+                        detail=problem,
+                    )
+                )
+        self._services = services
+        return replace(candidate, implementations=services.implementations)
 
     async def _fetch(self) -> Candidate | None:
         """Both halves of one moment; None when there is no configuration to be had."""
@@ -219,7 +247,9 @@ class ConfigSource:
             policy_validation_failure_mode=self._key.failure_mode
         )
         outcome = build_generation(
-            Candidate(config, None, refusal=reason),
+            Candidate(
+                config, None, refusal=reason, implementations=self._services.implementations
+            ),
             self._holder.current,
             self._last_good,
             self._tokens,
@@ -249,6 +279,7 @@ class ConfigSource:
             environment.provider_env_revision if environment is not None else 0,
             environment is not None,
             self._routes_revision(candidate),
+            candidate.implementations,
         )
         # What was withheld is looked at again at every fetch, under the same revision too.
         if key != self._key or self._withheld:

@@ -43,6 +43,8 @@ from openshell.supervisor.isolation.launch import (
 from openshell.supervisor.isolation.model import TRUST_DIRECTORY, Layer
 from openshell.supervisor.logs import Logs
 from openshell.supervisor.mainproc import MainProcess
+from openshell.supervisor.middleware_messages import SandboxFacts
+from openshell.supervisor.middleware_registry import MiddlewareRegistry
 from openshell.supervisor.network import Egress, TrustRoots
 from openshell.supervisor.output import Exit
 from openshell.supervisor.phases import Phases
@@ -125,6 +127,10 @@ class Supervisor:
         )
         self._reporter = PolicyReporter(self._client, plan.sandbox_id, self._logs)
         self._tokens = _token_cache(plan, roots, self._logs)
+        self._middleware = MiddlewareRegistry(
+            SandboxFacts(plan.sandbox_id, plan.name, lambda: self._config.workspace),
+            lambda: self._config.wake("a middleware service is connected"),
+        )
         self._config = ConfigSource(
             self._client,
             plan.sandbox_id,
@@ -132,6 +138,7 @@ class Supervisor:
             self._reporter,
             self._logs,
             tokens=self._tokens,
+            middleware=self._middleware,
         )
         self._event_file = EventFile(
             RotatingFile(events),
@@ -193,6 +200,7 @@ class Supervisor:
             await self._tasks.close()
             await self._event_file.close()
             await self._tokens.close()
+            await self._middleware.close()
             if inside is not None:
                 await inside.host.close()
             await self._client.close()

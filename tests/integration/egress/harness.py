@@ -19,6 +19,7 @@ from openshell.egress.destination import HostFacts
 from openshell.egress.generation import Generation, GenerationHolder
 from openshell.egress.identity import Identity
 from openshell.egress.limits import Limits
+from openshell.egress.middleware import Middlewares
 from openshell.egress.proxy import EgressProxy, Listeners
 from openshell.ocsf import Action, to_line
 from openshell.policy.compile import compile_policy
@@ -180,6 +181,7 @@ class Proxy:
         self.may_propose = lambda: False
         self.capture = None
         self.corporate = None
+        self.implementations = {}
 
     async def __aenter__(self):
         listener = socket.create_server(("127.0.0.1", 0))
@@ -212,8 +214,12 @@ class Proxy:
         await self.proxy.close()
 
     def _generation(self, number, policy):
-        compiled = compile_policy(parse_policy(policy, source="test"), generation=number)
-        return Generation(number, compiled, self._credentials)
+        parsed = parse_policy(policy, source="test")
+        compiled = compile_policy(parsed, generation=number)
+        middleware = None
+        if parsed.network_middlewares:
+            middleware = Middlewares(parsed.network_middlewares, self.implementations)
+        return Generation(number, compiled, self._credentials, middleware=middleware)
 
     def reload(self, policy):
         self.holder.swap(self._generation(self.holder.current.number + 1, policy))

@@ -7,7 +7,7 @@ nothing to the client and sends nothing upstream: `request`, which owns it, does
 from typing import TYPE_CHECKING
 
 from openshell.egress.admission import Admitted, DestinationRefused
-from openshell.egress.body_faults import BodyUse, RefusedBody
+from openshell.egress.body_faults import BodyUse
 from openshell.egress.credentials import TokenUnavailable
 from openshell.egress.generation import Generation
 from openshell.egress.holding import is_large, read_in_turn
@@ -137,7 +137,6 @@ class Asking:
         seconds = self._services.limits.body_idle_seconds
         held = await self._intake.hold(needs.limit, seconds)
         if not isinstance(held, bytes):
-            why = RefusedBody.held(held, needs.use, needs.limit, seconds, needs.protocol)
-            return Refused(needs.route, why, needs.where)
+            return needs.refused(held, seconds)
         self.pending.body = held
         return None

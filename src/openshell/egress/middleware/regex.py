@@ -7,7 +7,6 @@ form of key and reads plain text.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Final
 
 from openshell.egress.middleware.values import Answer, Evaluation, Noticed, StageFailed, StageFault
@@ -40,16 +39,6 @@ class RegexRedaction:
             return Answer(allow=True)
         noticed = Noticed("regex.openai", "API key in a request body", count, "high", "medium")
         return Answer(allow=True, body=redacted.encode(), noticed=(noticed,))
-
-
-def check_regex_config(config: Mapping[str, object]) -> str:
-    """What is wrong with a configuration; empty if nothing is."""
-    unknown = sorted(set(config) - {"mode"})
-    if unknown:
-        return f"unknown key '{unknown[0]}'"
-    if config.get("mode") != "redact":
-        return "mode must be 'redact'"
-    return ""
 
 
 def _is_plain(headers: tuple[tuple[str, str], ...]) -> bool:

@@ -17,6 +17,7 @@ from openshell.codec.policy import policy_from_proto, policy_hash, policy_to_pro
 from openshell.gateway.auth.principal import SandboxPrincipal, current_principal
 from openshell.gateway.errors import aborted, permission_denied
 from openshell.gateway.events import Bus
+from openshell.gateway.middleware import MiddlewareServices
 from openshell.gateway.records import Kind
 from openshell.gateway.services.composition import check_composition, composes
 from openshell.gateway.services.config_request import (
@@ -92,11 +93,13 @@ class Config:
         *,
         failure_mode: str = FAIL_CLOSED,
         tasks: Tasks | None = None,
+        middleware: MiddlewareServices | None = None,
     ) -> None:
         self._store = store
         self._bus = bus
         self._tasks = tasks or Tasks()
         self._failure_mode = failure_mode
+        self._middleware = middleware or MiddlewareServices({})
 
     async def GetSandboxConfig(  # noqa: N802  named as the RPC
         self, request: sandbox_pb2.GetSandboxConfigRequest, _context: Any
@@ -108,7 +111,9 @@ class Config:
 
         def read(tx: Tx) -> sandbox_pb2.GetSandboxConfigResponse:
             _row, sandbox = find_sandbox_by_id(tx, request.sandbox_id)
-            return build_sandbox_config(tx, sandbox, failure_mode=self._failure_mode)
+            return build_sandbox_config(
+                tx, sandbox, failure_mode=self._failure_mode, needed=self._middleware.needed
+            )
 
         return await self._store.read(read)
 
@@ -119,6 +124,9 @@ class Config:
         caller = principal if isinstance(principal, SandboxPrincipal) else None
         # Read before any lock is held: the message is the client's and may be large.
         update = read_update(request, caller)
+        if isinstance(update, Replace | SetGlobalPolicy):
+            # Asked before any lock is held; what they say of a configuration depends on that alone.
+            await self._middleware.check(update.policy)
         reason = "settings" if isinstance(update, WriteSetting) else "policy"
 
         async def run() -> openshell_pb2.UpdateConfigResponse:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from openshell._proto import datamodel_pb2, openshell_pb2
+from openshell.codec.policy import policy_from_proto
 from openshell.gateway.compute import Compute
 from openshell.gateway.errors import invalid_argument, not_found
 from openshell.gateway.lifecycle import Lifecycle
 from openshell.gateway.limits import NAME_MAX, check_create, check_label_key, check_required
+from openshell.gateway.middleware import MiddlewareServices
 from openshell.gateway.names import WORDS_FIRST, WORDS_SECOND
 from openshell.gateway.records import Kind, load, load_all
 from openshell.gateway.store import Store, Tx
@@ -69,6 +71,7 @@ class SandboxService:
         default_image: str,
         restrict: Callable[[openshell_pb2.Sandbox, Any], None],
         choose: Callable[[tuple[str, ...]], str] = secrets.choice,
+        middleware: MiddlewareServices | None = None,
     ) -> None:
         """`restrict` takes from a new record what this caller, a gRPC context, may not ask for."""
         self._store = store
@@ -78,6 +81,7 @@ class SandboxService:
         self._default_image = default_image
         self._restrict = restrict
         self._choose = choose
+        self._middleware = middleware or MiddlewareServices({})
 
     async def CreateSandbox(  # noqa: N802  named as the RPC
         self, request: openshell_pb2.CreateSandboxRequest, context: Any
@@ -92,6 +96,8 @@ class SandboxService:
             default_image=self._default_image,
         )
         self._restrict(sandbox, context)
+        if sandbox.spec.policy.network_middlewares:
+            await self._middleware.check(policy_from_proto(sandbox.spec.policy))
         return self._answer(await self._lifecycle.create(sandbox))
 
     async def GetSandbox(  # noqa: N802  named as the RPC
