@@ -75,7 +75,7 @@ def test_file_in_the_config_directory_is_found(load, tmp_path):
         ("[[openshell.gateway.interceptors]]\nname = 'x'", "interceptors is not supported yet"),
         (
             "[[openshell.supervisor.middleware]]\nname = 'x'",
-            "openshell.supervisor is not supported",
+            "openshell.supervisor.middleware[0].grpc_endpoint",
         ),
         ("[openshell.gateway.gateway_jwt]\nsigning_key_path = 'x'", "public_key_path"),
         ("not toml", "no valid TOML"),
