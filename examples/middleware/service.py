@@ -5,6 +5,7 @@ python service.py 127.0.0.1:50061
 
 import asyncio
 import sys
+from typing import Any
 
 import grpc.aio
 
@@ -15,7 +16,7 @@ from openshell._proto import supervisor_middleware_pb2_grpc as rpc
 class CodeNames(rpc.SupervisorMiddlewareServicer):
     """Answers for every sandbox whose policy names it."""
 
-    async def Describe(self, request, context):  # noqa: ARG002, N802 - as the service says
+    async def Describe(self, _request: Any, _context: Any) -> pb.MiddlewareManifest:  # noqa: N802 - named as the RPC
         """Say what we take: bodies up to 64 KiB, before credentials are put in."""
         binding = pb.MiddlewareBinding(
             operation=pb.SUPERVISOR_MIDDLEWARE_OPERATION_HTTP_REQUEST,
@@ -25,12 +26,12 @@ class CodeNames(rpc.SupervisorMiddlewareServicer):
         )
         return pb.MiddlewareManifest(name="code-names", service_version="1", bindings=[binding])
 
-    async def ValidateConfig(self, request, context):  # noqa: ARG002, N802
+    async def ValidateConfig(self, request: Any, _context: Any) -> pb.ValidateConfigResponse:  # noqa: N802 - named as the RPC
         """Refuse a policy that gives us no word to look for."""
         word = request.config.fields["word"].string_value
         return pb.ValidateConfigResponse(valid=bool(word), reason="" if word else "word is missing")
 
-    async def EvaluateHttpRequest(self, request, context):  # noqa: ARG002, N802
+    async def EvaluateHttpRequest(self, request: Any, _context: Any) -> pb.HttpRequestResult:  # noqa: N802 - named as the RPC
         """Judge one request."""
         word = request.config.fields["word"].string_value
         if word.encode() in request.body:

@@ -56,7 +56,7 @@ _TOP: Final = Section(
             "none",
             "key to middleware",
             "10",
-            _codes("too_many_middlewares not_supported_yet"),
+            _codes("too_many_middlewares"),
         ),
     ),
 )
