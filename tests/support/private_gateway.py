@@ -128,6 +128,11 @@ class PrivateGateway:
             finally:
                 process.kill()
 
+    def restart(self) -> None:
+        """Ends the gateway, not its sandboxes, and starts it again on the same state."""
+        self.embedded.stop(keep_sandboxes=True)
+        self.embedded.start()
+
     @property
     def config(self) -> Path:
         """Where this user keeps registrations, forwards and the like."""

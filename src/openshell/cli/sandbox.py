@@ -44,6 +44,11 @@ sandbox = LazyGroup(
         ),
         "connect": Entry("openshell.cli.sandbox_exec:connect", "Attach to the main process.", _USE),
         "exec": Entry("openshell.cli.sandbox_exec:exec_", "Run a command inside.", _USE),
+        "upload": Entry("openshell.cli.sandbox_files:upload", "Send files into it.", _USE),
+        "download": Entry("openshell.cli.sandbox_files:download", "Fetch files from it.", _USE),
+        "sync": Entry(
+            "openshell.cli.sandbox_files:sync", "Make a directory inside like one here.", _USE
+        ),
         "ssh-config": Entry(
             "openshell.cli.ssh:ssh_config", "Print a Host block for SSH clients.", _USE
         ),
@@ -61,6 +66,9 @@ sandbox = LazyGroup(
         "logs": "openshell logs",
         "policy": "openshell policy get",
         "ls": "openshell sandbox list",
+        "cp": "openshell sandbox upload",
+        "push": "openshell sandbox upload",
+        "pull": "openshell sandbox download",
         "rm": "openshell sandbox delete",
     },
 )

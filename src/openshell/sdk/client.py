@@ -49,6 +49,7 @@ class SandboxClient:
         timeout: float = 30.0,
         cluster_name: str | None = None,
     ) -> None:
+        self._address = (endpoint, tls)
         self._channel = open_channel(endpoint, tls)
         self._stub = openshell_pb2_grpc.OpenShellStub(self._channel)
         self._ext = openshell_ext_pb2_grpc.SandboxesStub(self._channel)
@@ -98,6 +99,11 @@ class SandboxClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def address(self) -> tuple[str, TlsConfig | None]:
+        """Endpoint and certificates, for who needs another connection."""
+        return self._address
 
     def close(self) -> None:
         """Closes the channel; may be called again."""

@@ -41,7 +41,7 @@ class Tunnels:
     """
 
     def __init__(
-        self, endpoint: str, *, tls: TlsConfig | None = None, timeout: float = 30.0
+        self, endpoint: str, tls: TlsConfig | None = None, *, timeout: float = 30.0
     ) -> None:
         self._channel = open_async_channel(endpoint, tls)
         self._stub = openshell_pb2_grpc.OpenShellStub(self._channel)

@@ -25,6 +25,8 @@ KEEPALIVE_SECONDS = 15
 KEEPALIVE_MISSES = 4
 """Unanswered, then the client is gone and its sessions are hung up."""
 COPY_BYTES = 65_536
+SERVER_VERSION = "OpenShell_1.0 (order of symlink arguments as OpenSSH)"
+"""Clients tell from the name in which order SFTP's symlink request comes; ours is everybody's."""
 
 
 class Behind(Protocol):
@@ -55,6 +57,7 @@ def make_accept() -> Accept:
                 sock,
                 server_factory=lambda: _Door(behind),
                 server_host_keys=[key],
+                server_version=SERVER_VERSION,
                 encoding=None,
                 line_editor=False,
                 agent_forwarding=False,
