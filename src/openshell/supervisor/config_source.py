@@ -247,9 +247,7 @@ class ConfigSource:
             policy_validation_failure_mode=self._key.failure_mode
         )
         outcome = build_generation(
-            Candidate(
-                config, None, refusal=reason, implementations=self._services.implementations
-            ),
+            Candidate(config, None, refusal=reason, implementations=self._services.implementations),
             self._holder.current,
             self._last_good,
             self._tokens,

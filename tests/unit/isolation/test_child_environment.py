@@ -50,7 +50,9 @@ def test_the_basics(role: ProgramRole) -> None:
 
 
 def test_without_a_ca_the_tls_variables_are_absent() -> None:
-    assert not {n for n in environment(trust_directory=None) if "SSL" in n or "CERT" in n or "ca" in n}
+    assert not {
+        n for n in environment(trust_directory=None) if "SSL" in n or "CERT" in n or "ca" in n
+    }
 
 
 @pytest.mark.parametrize(
