@@ -21,10 +21,14 @@ __all__ = [
 
 
 def phase_name(sandbox: openshell_pb2.Sandbox) -> str:
-    """`Ready`, `Error`, ...; `Exited (0)` for a sandbox whose main process has ended."""
+    """`Ready`, `Error`, ...; `Exited (0)` for a sandbox whose main process has ended; `Paused`."""
     status = sandbox.status
     if status.phase == openshell_pb2.SANDBOX_PHASE_ERROR and status.HasField("exit_code"):
         return f"Exited ({status.exit_code})"
+    if status.phase == openshell_pb2.SANDBOX_PHASE_READY and any(
+        condition.type == "Paused" and condition.status == "True" for condition in status.conditions
+    ):
+        return "Paused"
     name = openshell_pb2.SandboxPhase.Name(status.phase)
     return name.removeprefix("SANDBOX_PHASE_").capitalize()
 

@@ -42,6 +42,19 @@ sandbox = LazyGroup(
         "delete": Entry(
             "openshell.cli.sandbox:delete", "Delete sandboxes with their files.", _LIFE
         ),
+        "pause": Entry(
+            "openshell.cli.sandbox_snapshot:pause", "Hold its processes where they are.", _LIFE
+        ),
+        "resume": Entry("openshell.cli.sandbox_snapshot:resume", "Let them go on.", _LIFE),
+        "snapshot": Entry(
+            "openshell.cli.sandbox_snapshot:snapshot", "Keep copies of its workspace.", _LIFE
+        ),
+        "restore": Entry(
+            "openshell.cli.sandbox_snapshot:restore", "Put a snapshot back into it.", _LIFE
+        ),
+        "fork": Entry(
+            "openshell.cli.sandbox_snapshot:fork", "Create another with its workspace.", _LIFE
+        ),
         "connect": Entry("openshell.cli.sandbox_exec:connect", "Attach to the main process.", _USE),
         "exec": Entry("openshell.cli.sandbox_exec:exec_", "Run a command inside.", _USE),
         "upload": Entry("openshell.cli.sandbox_files:upload", "Send files into it.", _USE),

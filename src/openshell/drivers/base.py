@@ -19,7 +19,7 @@ Guarantees that each driver gives, and that the conformance tests check:
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 __all__ = [
     "Capabilities",
@@ -30,10 +30,13 @@ __all__ = [
     "DriverErrorCode",
     "DriverEvent",
     "DriverSandbox",
+    "KeepsWorkspaces",
     "Phase",
     "PlatformEvent",
     "Resources",
     "SandboxStatus",
+    "SnapshotFacts",
+    "WorkspaceSource",
 ]
 
 
@@ -80,6 +83,28 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkspaceSource:
+    """What a new sandbox's workspace is a copy of: another's, or a snapshot of it."""
+
+    sandbox_id: str
+    snapshot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFacts:
+    """What a snapshot came to."""
+
+    data_bytes: int
+    entries: int
+    # Sockets and devices, which are not kept.
+    skipped: int
+    # "reflink" or "copy".
+    method: str
+    # Nothing ran while it was made.
+    consistent: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DriverSandbox:
     """Everything a driver gets to know about a sandbox that it is to create."""
 
@@ -106,6 +131,8 @@ class DriverSandbox:
     initial_config: bytes = field(default=b"", repr=False)
     # Where the supervisor finds its gateway, for example "unix:/run/user/1000/openshell/gateway.sock".
     endpoint: str = ""
+    # None: the workspace starts empty. Only for drivers that keep workspaces.
+    workspace_from: WorkspaceSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,3 +228,28 @@ class ComputeDriver(Protocol):
     async def list(self) -> tuple[SandboxStatus, ...]: ...
 
     def watch(self) -> AsyncIterator[DriverEvent]: ...
+
+
+@runtime_checkable
+class KeepsWorkspaces(Protocol):
+    """What a driver offers that can hold processes and copy workspaces.
+
+    Its `create` takes `workspace_from`. Every call answers NOT_FOUND for an unknown sandbox.
+    """
+
+    async def pause(self, sandbox_id: str) -> None:
+        """Hold every process; idempotent. FAILED_PRECONDITION where this host cannot."""
+
+    async def resume(self, sandbox_id: str) -> None:
+        """Let them go on; idempotent."""
+
+    async def take_snapshot(self, sandbox_id: str, snapshot_id: str) -> SnapshotFacts:
+        """Copy the workspace: whole, or not there."""
+
+    async def delete_snapshot(self, sandbox_id: str, snapshot_id: str) -> bool: ...
+
+    async def snapshots(self, sandbox_id: str) -> tuple[str, ...]:
+        """Ids of the snapshots that are there."""
+
+    async def restore(self, sandbox_id: str, snapshot_id: str) -> None:
+        """Put a snapshot back into a sandbox in which nothing runs."""

@@ -25,6 +25,7 @@ from openshell._proto import (
     openshell_ext_inference_pb2_grpc,
     openshell_ext_pb2_grpc,
     openshell_ext_profiles_pb2_grpc,
+    openshell_ext_snapshots_pb2_grpc,
     openshell_pb2,
     openshell_pb2_grpc,
 )
@@ -80,6 +81,7 @@ from openshell.gateway.services.sandbox_config import build_sandbox_config
 from openshell.gateway.services.sandboxes import SandboxService
 from openshell.gateway.services.session import SessionService
 from openshell.gateway.services.settings import Settings as SettingsService
+from openshell.gateway.services.snapshots import SnapshotService
 from openshell.gateway.services.ssh_sessions import SessionEndpoint, SshSessions
 from openshell.gateway.services.tokens import TokenService
 from openshell.gateway.services.watch import WatchService
@@ -135,6 +137,7 @@ class Gateway:
         self._driver: ComputeDriver | None = None
         self._peers: Peers | None = None
         self._lifecycle: Lifecycle | None = None
+        self._snapshots: SnapshotService | None = None
         self._session_service: SessionService | None = None
         self._refresh_worker: RefreshWorker | None = None
         self._middleware = MiddlewareServices(settings.middleware)
@@ -175,6 +178,8 @@ class Gateway:
             self.bus, make_channel(settings.database, host_id), self.tasks, own_id=host_id
         )
         await self._peers.open()
+        if self._snapshots is not None:
+            await self._snapshots.settle()
         for server in self._servers:
             await server.start()
         compute.start()
@@ -329,6 +334,34 @@ class Gateway:
                 openshell_ext_inference_pb2_grpc.add_InferenceRoutesServicer_to_server,
                 openshell_ext_inference_pb2_grpc.InferenceRoutesServicer,
                 [routes],
+            ),
+            *self._snapshot_services(store, driver, compute),
+        ]
+
+    def _snapshot_services(
+        self, store: Store, driver: ComputeDriver, compute: Compute
+    ) -> list[_Served]:
+        assert self._lifecycle is not None  # noqa: S101  set by the only caller
+        snapshots = SnapshotService(
+            store,
+            driver,
+            compute,
+            self._lifecycle,
+            self.tasks,
+            new_id=self._world.new_id,
+            restrict=self._restrict,
+        )
+        self._snapshots = snapshots
+        return [
+            (
+                openshell_ext_snapshots_pb2_grpc.add_PausingServicer_to_server,
+                openshell_ext_snapshots_pb2_grpc.PausingServicer,
+                [snapshots],
+            ),
+            (
+                openshell_ext_snapshots_pb2_grpc.add_SnapshotsServicer_to_server,
+                openshell_ext_snapshots_pb2_grpc.SnapshotsServicer,
+                [snapshots],
             ),
         ]
 

@@ -27,7 +27,7 @@ from openshell.gateway.driver_view import platform_event
 from openshell.gateway.events import PLATFORM, SANDBOX, Bus
 from openshell.gateway.hosting import adopt
 from openshell.gateway.phases import Event, Phase
-from openshell.gateway.records import Kind, load, to_row
+from openshell.gateway.records import Kind, load, load_all, to_row
 from openshell.gateway.sessions import EXT_REPORT, Session, Sessions
 from openshell.gateway.store import MatchResourceVersion, Row, Store, StoreError, Tx
 from openshell.gateway.tasks import Tasks
@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 Change = Callable[[openshell_pb2.Sandbox, int], bool]
 
 # Kinds whose scope is the sandbox's id.
-_SCOPED = (Kind.SANDBOX_POLICY, Kind.DRAFT_POLICY_CHUNK, Kind.SSH_SESSION)
+_SCOPED = (Kind.SANDBOX_POLICY, Kind.DRAFT_POLICY_CHUNK, Kind.SSH_SESSION, Kind.SNAPSHOT)
 
 
 def remove_sandbox(tx: Tx, row: Row) -> None:
@@ -106,6 +106,13 @@ class Compute:
             listed = {entry.id for entry in await self._driver.list()}
         self.judged = await self._store.write(lambda tx: adopt(tx, self.host_id, listed))
 
+        def paused(tx: Tx) -> set[str]:
+            own = tx.all(Kind.SANDBOX, scope=self.host_id)
+            held = filter(status.is_paused, load_all(own, openshell_pb2.Sandbox))
+            return {sandbox.metadata.id for sandbox in held}
+
+        self._sessions.paused = await self._store.read(paused)
+
     def start(self) -> None:
         """Begins to watch the driver; call after its `open`."""
         self._tasks.spawn("driver watch", self._watch())
@@ -161,6 +168,7 @@ class Compute:
 
         removed = await self._store.write(write)
         self.judged.discard(sandbox_id)
+        self._sessions.paused.discard(sandbox_id)
         self._events.pop(sandbox_id, None)
         self._sessions.disconnect(sandbox_id, "the sandbox is deleted")
         self._bus.publish(SANDBOX, sandbox_id)

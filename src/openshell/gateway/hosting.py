@@ -16,7 +16,7 @@ from pathlib import Path
 from openshell._proto import openshell_pb2
 from openshell.gateway.config import ConfigError
 from openshell.gateway.errors import failed_precondition
-from openshell.gateway.records import Kind, load, to_row
+from openshell.gateway.records import Kind, load_all, to_row
 from openshell.gateway.store.model import MatchResourceVersion, Row, Tx
 
 __all__ = ["adopt", "load_host_id", "refuse_foreign"]
@@ -74,9 +74,9 @@ def adopt(tx: Tx, host_id: str, listed: Collection[str]) -> set[str]:
     judged: set[str] = set()
     for row in tx.all(Kind.SANDBOX):
         if row.scope is None and row.id in listed:
-            sandbox = load(row, openshell_pb2.Sandbox)
-            owned = to_row(Kind.SANDBOX, sandbox, scope=host_id, status=row.status)
-            tx.put(owned, MatchResourceVersion(row.resource_version))
+            for sandbox in load_all([row], openshell_pb2.Sandbox):
+                owned = to_row(Kind.SANDBOX, sandbox, scope=host_id, status=row.status)
+                tx.put(owned, MatchResourceVersion(row.resource_version))
         if row.scope in (None, host_id):
             judged.add(row.id)
     return judged

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from openshell._proto import openshell_pb2
 from openshell.drivers.base import (
@@ -21,7 +21,9 @@ from openshell.drivers.base import (
     DriverError,
     DriverErrorCode,
     DriverSandbox,
+    KeepsWorkspaces,
     SandboxStatus,
+    WorkspaceSource,
 )
 from openshell.gateway import status
 from openshell.gateway.compute import Compute
@@ -38,7 +40,7 @@ from openshell.gateway.errors import (
 from openshell.gateway.events import SANDBOX, Bus
 from openshell.gateway.hosting import refuse_foreign
 from openshell.gateway.phases import Event, Phase, next_phase
-from openshell.gateway.records import Kind, load, load_all, to_row
+from openshell.gateway.records import Kind, load, load_all, metadata_of, to_row
 from openshell.gateway.sessions import Sessions
 from openshell.gateway.store import (
     MatchResourceVersion,
@@ -101,9 +103,12 @@ class Lifecycle:
 
     # -- create
 
-    async def create(self, sandbox: openshell_pb2.Sandbox) -> openshell_pb2.Sandbox:
+    async def create(
+        self, sandbox: openshell_pb2.Sandbox, *, workspace_from: WorkspaceSource | None = None
+    ) -> openshell_pb2.Sandbox:
         """Stores a new record and has the driver create it; the record as stored."""
         view = driver_sandbox(sandbox, self._driver_name, endpoint=self._endpoint)
+        view = dataclasses.replace(view, workspace_from=workspace_from)
         try:
             await self._driver.validate_create(view)
         except DriverError as error:
@@ -157,7 +162,7 @@ class Lifecycle:
             if row is None:
                 raise not_found(f"sandbox '{name}' not found")
             refuse_foreign(row, self._compute.host_id)
-            sandbox = load(row, openshell_pb2.Sandbox)
+            sandbox = _readable(row)
             before = openshell_pb2.Sandbox()
             before.CopyFrom(sandbox)
             if next_phase(status.phase_of(sandbox), Event.DELETE) is None:
@@ -224,6 +229,7 @@ class Lifecycle:
     async def _stop_compute(self, sandbox: openshell_pb2.Sandbox) -> openshell_pb2.Sandbox:
         sandbox_id = sandbox.metadata.id
         self._sessions.mark_not_ready(sandbox_id)
+        self._sessions.paused.discard(sandbox_id)
         try:
             await self._driver.stop(sandbox_id)
         except DriverError as error:
@@ -261,6 +267,83 @@ class Lifecycle:
         except DriverError as error:
             raise await self._not_done(sandbox_id, error, "start") from error
         return _present(await self._compute.update(sandbox_id, lambda _record, _now: False))
+
+    # -- pause and resume
+
+    async def pause(self, workspace: str, name: str) -> openshell_pb2.Sandbox:
+        """Holds every process of a running sandbox; one that is held already is fine."""
+        sandbox = await self._set_paused(workspace, name, paused=True)
+        sandbox_id = sandbox.metadata.id
+
+        async def run() -> openshell_pb2.Sandbox:
+            # Before anything is held: what comes later is told why it gets no answer.
+            self._sessions.paused.add(sandbox_id)
+            try:
+                await self._keeper().pause(sandbox_id)
+            except (ApiError, DriverError) as error:
+                self._sessions.paused.discard(sandbox_id)
+                await self._compute.update(sandbox_id, lambda kept, _: status.clear_paused(kept))
+                if isinstance(error, DriverError):
+                    raise driver_error(error) from error
+                raise
+            return sandbox
+
+        return await self._tasks.complete("pause sandbox", run())
+
+    async def resume(self, workspace: str, name: str) -> openshell_pb2.Sandbox:
+        """Lets them go on; one that is not held is fine."""
+        keeper = self._keeper()
+        sandbox = await self._set_paused(workspace, name, paused=False)
+
+        async def run() -> openshell_pb2.Sandbox:
+            try:
+                await keeper.resume(sandbox.metadata.id)
+            except DriverError as error:
+                raise driver_error(error) from error
+            self._sessions.paused.discard(sandbox.metadata.id)
+            return sandbox
+
+        return await self._tasks.complete("resume sandbox", run())
+
+    async def _set_paused(
+        self, workspace: str, name: str, *, paused: bool
+    ) -> openshell_pb2.Sandbox:
+        def write(tx: Tx) -> openshell_pb2.Sandbox:
+            row = tx.get(Kind.SANDBOX, open_workspace(tx, workspace), name)
+            if row is None:
+                raise not_found(f"sandbox '{name}' not found")
+            refuse_foreign(row, self._compute.host_id)
+            sandbox = load(row, openshell_pb2.Sandbox)
+            phase = status.phase_of(sandbox)
+            if paused and phase is not Phase.READY:
+                raise failed_precondition(f"sandbox '{name}' is {phase.name}; it cannot pause now")
+            changed = (
+                status.set_paused(sandbox, tx.now_ms) if paused else status.clear_paused(sandbox)
+            )
+            if changed:
+                stored = to_row(Kind.SANDBOX, sandbox, scope=row.scope)
+                tx.put(stored, MatchResourceVersion(row.resource_version))
+            return sandbox
+
+        sandbox = await self._store.write(write)
+        self._bus.publish(SANDBOX, sandbox.metadata.id)
+        return sandbox
+
+    def _keeper(self) -> KeepsWorkspaces:
+        if not isinstance(self._driver, KeepsWorkspaces):
+            raise failed_precondition(
+                f"the compute driver '{self._driver_name}' cannot pause a sandbox; stop it instead"
+            )
+        return self._driver
+
+    async def _hold_again(self, sandbox: openshell_pb2.Sandbox) -> None:
+        """The record decides: an earlier gateway may have ended between it and the driver."""
+        if not isinstance(self._driver, KeepsWorkspaces):
+            return
+        if status.is_paused(sandbox):
+            await self._driver.pause(sandbox.metadata.id)
+        else:
+            await self._driver.resume(sandbox.metadata.id)
 
     async def _begin(
         self, workspace: str, name: str, event: Event, reason: str, *, already: Phase
@@ -325,6 +408,8 @@ class Lifecycle:
                         # Stored, but perhaps not yet with the driver when that gateway ended.
                         if sandbox.metadata.id not in self._compute.creating:
                             await self._compute.lost_compute(sandbox.metadata.id)
+                    case phase if phase in _RUNNING:
+                        await self._hold_again(sandbox)
                     case _:
                         continue
             except (ApiError, DriverError) as error:
@@ -362,6 +447,15 @@ class Lifecycle:
             # Over, or coming up, perhaps since a moment ago, as after a start of the gateway: users
             # cannot stop it now, the end of the gateway can.
             await self._driver.stop(sandbox.metadata.id)
+
+
+def _readable(row: Row) -> openshell_pb2.Sandbox:
+    """The record; of a damaged one what the row itself says, so that it can be deleted."""
+    try:
+        return load(row, openshell_pb2.Sandbox)
+    except DecodeError:
+        _log.error("the stored sandbox %s is damaged; it is deleted as asked", row.name)
+        return openshell_pb2.Sandbox(metadata=metadata_of(row))
 
 
 def _never_ran(sandbox: openshell_pb2.Sandbox) -> bool:

@@ -27,6 +27,7 @@ class Kind:
     """Names of object kinds in the store; the contract's `object_type` values."""
 
     SANDBOX = "sandbox"
+    SNAPSHOT = "snapshot"
     PROVIDER = "provider"
     PROVIDER_PROFILE = "provider_profile"
     PROFILE_REVISION = "provider_profile_revision"

@@ -123,6 +123,8 @@ class Sessions:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._deadlines: dict[str, float] = {}
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
+        self.paused: set[str] = set()
+        """Sandboxes of this host that are held: nothing new may be asked of them."""
         bus.listen(CONFIG, self._config_changed)
 
     def get(self, sandbox_id: str) -> Session | None:

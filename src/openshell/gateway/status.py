@@ -21,10 +21,13 @@ __all__ = [
     "apply_session_ready",
     "apply_snapshot",
     "apply_transition",
+    "clear_paused",
+    "is_paused",
     "main_started",
     "phase_of",
     "project",
     "set_condition",
+    "set_paused",
     "setup_failure",
 ]
 
@@ -37,6 +40,7 @@ REPORT_PATHS_MAX = 2_048
 """Exposed paths and interpreters each: a large PATH has some hundreds."""
 
 READY = "Ready"
+PAUSED = "Paused"
 READY_PHASE_NAME = "ready"
 """The last creation phase of a supervisor that reports phases: its main process runs."""
 
@@ -86,10 +90,33 @@ def apply_transition(
         return False
     moved = phase is not phase_of(sandbox)
     _set_phase(sandbox, phase)
+    if event in {Event.STOP, Event.START, Event.MAIN_EXITED}:
+        clear_paused(sandbox)
     if event is Event.START and moved:
         sandbox.status.ClearField("exit_code")
         sandbox.status.ClearField("creation_phases")
     return set_condition(sandbox, "False", reason, message, now_ms) or moved
+
+
+def is_paused(sandbox: openshell_pb2.Sandbox) -> bool:
+    """Whether its processes are to be held."""
+    return any(c.type == PAUSED and c.status == "True" for c in sandbox.status.conditions)
+
+
+def set_paused(sandbox: openshell_pb2.Sandbox, now_ms: int) -> bool:
+    """Says so; the phase stays, since the supervisor is there."""
+    message = f"resume it with: openshell sandbox resume {sandbox.metadata.name}"
+    return set_condition(sandbox, "True", "PausedByUser", message, now_ms, type_=PAUSED)
+
+
+def clear_paused(sandbox: openshell_pb2.Sandbox) -> bool:
+    """Nothing is held any more; False if nothing was."""
+    kept = [c for c in sandbox.status.conditions if c.type != PAUSED]
+    changed = len(kept) != len(sandbox.status.conditions)
+    if changed:
+        del sandbox.status.conditions[:]
+        sandbox.status.conditions.extend(kept)
+    return changed
 
 
 def apply_snapshot(

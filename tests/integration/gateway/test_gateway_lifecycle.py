@@ -9,6 +9,8 @@ from integration.gateway.harness import code_of, running
 from openshell._proto import openshell_ext_pb2 as ext
 from openshell._proto import openshell_pb2 as pb
 from openshell.drivers.base import Condition, DriverError, DriverErrorCode
+from openshell.gateway.records import Kind
+from openshell.gateway.store.model import MatchResourceVersion, NewRow
 
 Code = grpc.StatusCode
 READY, ERROR = pb.SANDBOX_PHASE_READY, pb.SANDBOX_PHASE_ERROR
@@ -330,3 +332,30 @@ async def test_files_of_the_host_are_for_the_gateways_own_user(gw, monkeypatch, 
         await call
     else:
         assert await code_of(call) is Code.FAILED_PRECONDITION
+
+
+async def test_a_damaged_sandbox_is_deleted_and_in_nobodys_way(gw):
+    broken = await gw.create("broken")
+    await gw.create("whole")
+    store = gw.gateway._store
+
+    def damage(tx):
+        row = tx.get_by_id(Kind.SANDBOX, broken.metadata.id)
+        spoiled = NewRow(
+            id=row.id,
+            kind=row.kind,
+            workspace=row.workspace,
+            name=row.name,
+            scope=row.scope,
+            payload=b"\xff\xff",
+            labels=row.labels,
+            created_at_ms=row.created_at_ms,
+        )
+        tx.put(spoiled, MatchResourceVersion(row.resource_version))
+
+    await store.write(damage)
+    assert await gw.gateway.stop_sandboxes() == []
+    assert (await gw.api.DeleteSandbox(pb.DeleteSandboxRequest(name="broken"))).deleted
+    assert broken.metadata.id not in gw.driver.sandboxes
+    assert await code_of(gw.api.GetSandbox(pb.GetSandboxRequest(name="broken"))) is Code.NOT_FOUND
+    assert (await gw.get("whole")).metadata.name == "whole"

@@ -14,7 +14,7 @@ from openshell.drivers.local.paths import SandboxPaths
 from openshell.drivers.local.removal import remove_tree
 from openshell.drivers.local.state import sync_directory, write_bytes, write_record
 
-__all__ = ["remove", "renew", "synchronise", "write_new"]
+__all__ = ["remove", "renew", "synchronise", "write_files", "write_new"]
 
 
 def write_new(paths: SandboxPaths, plan: LaunchPlan, sandbox: DriverSandbox) -> None:
@@ -25,6 +25,11 @@ def write_new(paths: SandboxPaths, plan: LaunchPlan, sandbox: DriverSandbox) -> 
         # What the agent makes belongs to nobody on this machine: a set-user-id file of root's,
         # which a mapped mount would let it make, is nothing to have lying around.
         os.chown(paths.workspace, plan.host_id, plan.host_id)
+    write_files(paths, plan, sandbox)
+
+
+def write_files(paths: SandboxPaths, plan: LaunchPlan, sandbox: DriverSandbox) -> None:
+    """The files beside a workspace that is there."""
     write_bytes(paths.token, sandbox.token.encode())
     write_bytes(paths.config, sandbox.initial_config)
     write_record(paths.plan, plan)

@@ -30,9 +30,10 @@ from openshell.drivers.base import (
     DriverSandbox,
     PlatformEvent,
     SandboxStatus,
+    SnapshotFacts,
 )
 from openshell.drivers.launch import SVID_FILE, WORKLOAD_SOCKET, Exposure, LaunchPlan
-from openshell.drivers.local import directory, processes, request
+from openshell.drivers.local import directory, keeping, processes, request
 from openshell.drivers.local.adoption import Verdict, judge
 from openshell.drivers.local.exposing import Exposing
 from openshell.drivers.local.known import KnownSandbox
@@ -197,7 +198,7 @@ class LocalDriver:
                     known.plan, exposure=await self._exposing.decide(config)
                 )
                 self._event(known, "Scheduled", "state written", "requesting_sandbox")
-                directory.write_new(known.paths, known.plan, sandbox)
+                await self._write_new(known, sandbox)
                 await self._launch(known)
                 await asyncio.to_thread(directory.synchronise, paths)
             except BaseException as error:
@@ -243,6 +244,8 @@ class LocalDriver:
                 except OSError as error:
                     unwritten = error
                 known.stopped = True
+            # What is held could not end by itself.
+            keeping.thaw(known)
             if known.pidfd >= 0:
                 processes.send(known.pidfd, signal.SIGTERM)
                 await processes.wait_ended((known.pidfd,), _STOP_SECONDS)
@@ -291,6 +294,87 @@ class LocalDriver:
     def exposure(self, sandbox_id: str) -> Exposure:
         """What of the caller's files a sandbox sees, and what was not exposed."""
         return self._find(sandbox_id).plan.exposure
+
+    # -- pausing and keeping workspaces
+
+    async def pause(self, sandbox_id: str) -> None:
+        """Hold every process."""
+        known = self._find(sandbox_id)
+        async with known.lock:
+            if known.backend is not Backend.RUNNING:
+                raise DriverError(
+                    DriverErrorCode.FAILED_PRECONDITION, "nothing runs that could be paused"
+                )
+            if not await keeping.freeze(known):
+                raise DriverError(
+                    DriverErrorCode.FAILED_PRECONDITION,
+                    "this host cannot pause a sandbox: that needs a control group of the unified "
+                    "hierarchy, which root or a delegation by systemd gives; stop it instead",
+                )
+
+    async def resume(self, sandbox_id: str) -> None:
+        """Let every process go on."""
+        known = self._find(sandbox_id)
+        async with known.lock:
+            keeping.thaw(known)
+
+    async def take_snapshot(self, sandbox_id: str, snapshot_id: str) -> SnapshotFacts:
+        """Copy the workspace."""
+        known = self._find(sandbox_id)
+        async with known.lock:
+            return await keeping.take(
+                known,
+                snapshot_id,
+                self._in_trash(snapshot_id),
+                running=known.backend is Backend.RUNNING,
+            )
+
+    async def delete_snapshot(self, sandbox_id: str, snapshot_id: str) -> bool:
+        known = self._find(sandbox_id)
+        async with known.lock:
+            return await keeping.drop(known, snapshot_id, self._in_trash(snapshot_id))
+
+    async def snapshots(self, sandbox_id: str) -> tuple[str, ...]:
+        """Ids of what is there."""
+        with contextlib.suppress(FileNotFoundError):
+            return tuple(os.listdir(self._find(sandbox_id).paths.snapshots))
+        return ()
+
+    async def restore(self, sandbox_id: str, snapshot_id: str) -> None:
+        """Put a snapshot back."""
+        known = self._find(sandbox_id)
+        async with known.lock:
+            if known.backend is Backend.RUNNING:
+                raise DriverError(
+                    DriverErrorCode.FAILED_PRECONDITION, "the sandbox runs: stop it first"
+                )
+            await keeping.put_back(known, snapshot_id, self._in_trash(snapshot_id))
+
+    def _in_trash(self, name: str) -> str:
+        return f"{self._paths.trash}/{name}.{self._new_id()}"
+
+    async def _write_new(self, known: KnownSandbox, sandbox: DriverSandbox) -> None:
+        """The directory of a new sandbox, its workspace empty or a copy."""
+        chosen = sandbox.workspace_from
+        if chosen is None:
+            directory.write_new(known.paths, known.plan, sandbox)
+            return
+        source = self._find(chosen.sandbox_id)
+        async with source.lock:
+            workspace = source.paths.workspace
+            if chosen.snapshot_id:
+                workspace = source.paths.snapshot(chosen.snapshot_id)
+                if not os.path.isdir(workspace):
+                    raise DriverError(DriverErrorCode.NOT_FOUND, "snapshot not found")
+            live = not chosen.snapshot_id and source.backend is Backend.RUNNING
+            held = live and not keeping.is_frozen(source) and await keeping.freeze(source)
+            try:
+                os.mkdir(known.paths.root, 0o700)
+                await keeping.copy_workspace(workspace, known.paths.workspace, known.plan.host_id)
+            finally:
+                if held:
+                    keeping.thaw(source)
+        directory.write_files(known.paths, known.plan, sandbox)
 
     # -- starting
 

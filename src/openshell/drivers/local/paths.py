@@ -74,6 +74,17 @@ class SandboxPaths:
         return f"{self.root}/workspace"
 
     @property
+    def snapshots(self) -> str:
+        """Copies of the workspace, one directory each; they go with the sandbox."""
+        return f"{self.root}/snapshots"
+
+    def snapshot(self, snapshot_id: str) -> str:
+        """One of them; raises ValueError when the id could leave the directory."""
+        if not _SANDBOX_ID.match(snapshot_id) or snapshot_id in {".", ".."}:
+            raise ValueError("a snapshot id has 1 to 128 characters out of A-Z a-z 0-9 . _ -")
+        return f"{self.snapshots}/{snapshot_id}"
+
+    @property
     def events(self) -> str:
         """Directory of the security log as lines of JSON, for as long as a setting asks for it."""
         return f"{self.root}/events"

@@ -27,6 +27,7 @@ from openshell._proto import (
     openshell_ext_inference_pb2,
     openshell_ext_pb2,
     openshell_ext_profiles_pb2,
+    openshell_ext_snapshots_pb2,
     openshell_pb2,
     options_pb2,
 )
@@ -143,6 +144,8 @@ def gateway_services() -> tuple[ServiceDescriptor, ...]:
         openshell_ext_inference_pb2.DESCRIPTOR.services_by_name["InferenceRoutes"],
         openshell_ext_pb2.DESCRIPTOR.services_by_name["Sandboxes"],
         openshell_ext_profiles_pb2.DESCRIPTOR.services_by_name["ProviderProfiles"],
+        openshell_ext_snapshots_pb2.DESCRIPTOR.services_by_name["Pausing"],
+        openshell_ext_snapshots_pb2.DESCRIPTOR.services_by_name["Snapshots"],
     )
 
 

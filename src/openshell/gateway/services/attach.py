@@ -30,6 +30,7 @@ from openshell.gateway.phases import Phase
 from openshell.gateway.records import Kind, load
 from openshell.gateway.relay import Relay, RelayBroken, Relays
 from openshell.gateway.services.exec import DEFAULT_SIZE, chunks
+from openshell.gateway.services.readiness import paused_error
 from openshell.gateway.sessions import EXT_ATTACH, Sessions
 from openshell.gateway.store import Store, Tx
 from openshell.gateway.tasks import Tasks
@@ -122,6 +123,8 @@ class AttachService:
                 await context.write(openshell_ext_pb2.AttachEvent(phase=phase))
             connected = self._sessions.is_leased(sandbox_id)
             match status.phase_of(sandbox):
+                case Phase.READY if sandbox_id in self._sessions.paused:
+                    raise paused_error()
                 case Phase.READY:
                     return None
                 case Phase.ERROR if connected and sandbox.status.HasField("exit_code"):

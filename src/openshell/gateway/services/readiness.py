@@ -7,14 +7,21 @@ from __future__ import annotations
 
 from openshell._proto import openshell_pb2
 from openshell.gateway import status
-from openshell.gateway.errors import failed_precondition, not_found
+from openshell.gateway.errors import ApiError, failed_precondition, not_found
 from openshell.gateway.hosting import refuse_foreign
 from openshell.gateway.phases import Phase
 from openshell.gateway.records import Kind, load
 from openshell.gateway.sessions import Sessions
 from openshell.gateway.store import Store
 
-__all__ = ["Readiness"]
+__all__ = ["Readiness", "paused_error"]
+
+
+def paused_error() -> ApiError:
+    """What a paused sandbox answers to everything that would run or reach something in it."""
+    return failed_precondition(
+        "the sandbox is paused: resume it with 'openshell sandbox resume NAME'"
+    )
 
 
 class Readiness:
@@ -27,6 +34,8 @@ class Readiness:
 
     async def require(self, sandbox_id: str) -> None:
         """Raises NOT_FOUND or FAILED_PRECONDITION unless the sandbox is ready, or about to be again."""
+        if sandbox_id in self._sessions.paused:
+            raise paused_error()
         if self._sessions.is_ready(sandbox_id):
             # A ready session proves the rest.
             return
