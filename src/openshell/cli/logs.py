@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from typing import TYPE_CHECKING
@@ -113,14 +114,28 @@ def _since(text: str) -> int:
 def format_line(line: openshell_pb2.SandboxLogLine) -> str:
     """`[sec.ms] [source ] [LEVEL] [target] message k=v ...`, safe to print.
 
-    The whole event in its JSON form is left to `-o json`: the message already says it in one line.
+    The whole event in its JSON form is left to `-o json`: the message says it in one line, but for
+    the change that would allow what was refused.
     """
     shown = sorted(key for key in line.fields if key != _WHOLE_EVENT)
     fields = "".join(f" {key}={line.fields[key]}" for key in shown)
+    advice = _advice(line.fields.get(_WHOLE_EVENT, ""))
+    fields += f" [fix:{advice}]" if advice else ""
     return printable(
         f"[{line.timestamp_ms // 1000}.{line.timestamp_ms % 1000:03d}] "
         f"[{line.source or 'gateway':<7}] [{line.level:<5}] [{line.target}] {line.message}{fields}"
     )
+
+
+def _advice(event: str) -> str:
+    """What the event suggests; empty where it suggests nothing or is none of ours."""
+    if '"suggestion"' not in event:
+        return ""
+    try:
+        suggestion = json.loads(event)["unmapped"]["suggestion"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return suggestion if isinstance(suggestion, str) else ""
 
 
 def _document(line: openshell_pb2.SandboxLogLine) -> dict[str, object]:

@@ -119,3 +119,21 @@ def test_following_ends_quietly_when_a_person_stops_it(run, capsys):
     code, out, err = run("-f", follow=follow)
     assert (code, len(out.splitlines()), err) == (130, 1, "")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("event", "ends"),
+    [
+        ('{"unmapped": {"suggestion": "add a rule\\u001b"}}', " [fix:add a rule\\x1b]"),
+        ('{"unmapped": {"code": "x"}}', "no"),
+        ('{"suggestion": "elsewhere"}', "no"),
+        ('{"unmapped": {"suggestion": 5}}', "no"),
+        ('{"suggestion"', "no"),
+        ("", "no"),
+    ],
+)
+def test_a_refusal_shows_what_would_allow_it(event, ends):
+    line = openshell_pb2.SandboxLogLine(level="OCSF", target="ocsf", message="no")
+    if event:
+        line.fields["ocsf"] = event
+    assert module.format_line(line).endswith(ends)
