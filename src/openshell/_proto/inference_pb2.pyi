@@ -368,8 +368,11 @@ class GetInferenceBundleResponse(_message.Message):
     ROUTES_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     GENERATED_AT_MS_FIELD_NUMBER: _builtins.int
+    IS_BUDGETED_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     generated_at_ms: _builtins.int
+    is_budgeted: _builtins.bool
+    """A budget holds for this sandbox: ask before each request."""
     @_builtins.property
     def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolvedRoute]: ...
     def __init__(
@@ -378,10 +381,11 @@ class GetInferenceBundleResponse(_message.Message):
         routes: _abc.Iterable[Global___ResolvedRoute] | None = ...,
         revision: _builtins.str = ...,
         generated_at_ms: _builtins.int = ...,
+        is_budgeted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generated_at_ms", b"generated_at_ms", "revision", b"revision", "routes", b"routes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generated_at_ms", b"generated_at_ms", "is_budgeted", b"is_budgeted", "revision", b"revision", "routes", b"routes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from openshell._proto import datamodel_pb2 as datamodel__pb2
 from openshell._proto import options_pb2 as options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dopenshell_ext_inference.proto\x12\x10openshell.ext.v1\x1a\roptions.proto\":\n\x0fInferenceTarget\x12\x15\n\rprovider_name\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\"/\n\x1aListInferenceRoutesRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\"\xba\x01\n\x14ListedInferenceRoute\x12\x12\n\nroute_name\x18\x01 \x01(\t\x12\x31\n\x06target\x18\x02 \x01(\x0b\x32!.openshell.ext.v1.InferenceTarget\x12\x34\n\tfallbacks\x18\x03 \x03(\x0b\x32!.openshell.ext.v1.InferenceTarget\x12\x14\n\x0ctimeout_secs\x18\x04 \x01(\x04\x12\x0f\n\x07version\x18\x05 \x01(\x04\"h\n\x1bListInferenceRoutesResponse\x12\x36\n\x06routes\x18\x01 \x03(\x0b\x32&.openshell.ext.v1.ListedInferenceRoute\x12\x11\n\tworkspace\x18\x02 \x01(\t2\x9b\x01\n\x0fInferenceRoutes\x12\x87\x01\n\x04List\x12,.openshell.ext.v1.ListInferenceRoutesRequest\x1a-.openshell.ext.v1.ListInferenceRoutesResponse\"\"\x8a\xb5\x18\x1e\n\x06\x62\x65\x61rer\x12\x04user\"\x0einference:readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dopenshell_ext_inference.proto\x12\x10openshell.ext.v1\x1a\x0f\x64\x61tamodel.proto\x1a\roptions.proto\"&\n\x15\x41\x64mitInferenceRequest\x12\r\n\x05route\x18\x01 \x01(\t\"U\n\x16\x41\x64mitInferenceResponse\x12\x10\n\x08\x61\x64mitted\x18\x01 \x01(\x08\x12\x18\n\x10retry_after_secs\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xaf\x01\n\x0eInferenceCalls\x12\r\n\x05route\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08requests\x18\x03 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x05 \x01(\x04\x12\x18\n\x10\x65stimated_tokens\x18\x06 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x07 \x01(\x04\x12\x11\n\tfallbacks\x18\x08 \x01(\x04\"p\n\x16ReportInferenceRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12/\n\x05\x63\x61lls\x18\x03 \x03(\x0b\x32 .openshell.ext.v1.InferenceCalls\"\x19\n\x17ReportInferenceResponse\"\xac\x01\n\x0fInferenceBudget\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0f\n\x07sandbox\x18\x02 \x01(\t\x12\r\n\x05route\x18\x03 \x01(\t\x12\x0e\n\x06window\x18\x04 \x01(\t\x12\x10\n\x08requests\x18\x05 \x01(\x04\x12\x0e\n\x06tokens\x18\x06 \x01(\x04\x12\x34\n\x08metadata\x18\x07 \x01(\x0b\x32\".openshell.datamodel.v1.ObjectMeta\"0\n\x1bListInferenceBudgetsRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\"R\n\x1cListInferenceBudgetsResponse\x12\x32\n\x07\x62udgets\x18\x01 \x03(\x0b\x32!.openshell.ext.v1.InferenceBudget\"a\n\x1c\x44\x65leteInferenceBudgetRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0f\n\x07sandbox\x18\x02 \x01(\t\x12\r\n\x05route\x18\x03 \x01(\t\x12\x0e\n\x06window\x18\x04 \x01(\t\"0\n\x1d\x44\x65leteInferenceBudgetResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\"P\n\x18GetInferenceUsageRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0f\n\x07sandbox\x18\x02 \x01(\t\x12\x10\n\x08since_ms\x18\x03 \x01(\x03\"R\n\x0eInferenceUsage\x12\x0f\n\x07sandbox\x18\x01 \x01(\t\x12/\n\x05\x63\x61lls\x18\x02 \x01(\x0b\x32 .openshell.ext.v1.InferenceCalls\"L\n\x19GetInferenceUsageResponse\x12/\n\x05usage\x18\x01 \x03(\x0b\x32 .openshell.ext.v1.InferenceUsage\"\xff\x02\n\x0eInferenceMeter\x12\x34\n\x08metadata\x18\x01 \x01(\x0b\x32\".openshell.datamodel.v1.ObjectMeta\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x38\n\x07windows\x18\x04 \x03(\x0b\x32\'.openshell.ext.v1.InferenceMeter.Window\x12\x34\n\x05hours\x18\x05 \x03(\x0b\x32%.openshell.ext.v1.InferenceMeter.Hour\x1aR\n\x06Window\x12\x11\n\tbudget_id\x18\x01 \x01(\t\x12\x13\n\x0b\x62\x65gan_at_ms\x18\x02 \x01(\x03\x12\x10\n\x08requests\x18\x03 \x01(\x04\x12\x0e\n\x06tokens\x18\x04 \x01(\x04\x1aL\n\x04Hour\x12\x13\n\x0b\x62\x65gan_at_ms\x18\x01 \x01(\x03\x12/\n\x05\x63\x61lls\x18\x02 \x01(\x0b\x32 .openshell.ext.v1.InferenceCalls\":\n\x0fInferenceTarget\x12\x15\n\rprovider_name\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\"/\n\x1aListInferenceRoutesRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\"\xba\x01\n\x14ListedInferenceRoute\x12\x12\n\nroute_name\x18\x01 \x01(\t\x12\x31\n\x06target\x18\x02 \x01(\x0b\x32!.openshell.ext.v1.InferenceTarget\x12\x34\n\tfallbacks\x18\x03 \x03(\x0b\x32!.openshell.ext.v1.InferenceTarget\x12\x14\n\x0ctimeout_secs\x18\x04 \x01(\x04\x12\x0f\n\x07version\x18\x05 \x01(\x04\"h\n\x1bListInferenceRoutesResponse\x12\x36\n\x06routes\x18\x01 \x03(\x0b\x32&.openshell.ext.v1.ListedInferenceRoute\x12\x11\n\tworkspace\x18\x02 \x01(\t2\x9b\x01\n\x0fInferenceRoutes\x12\x87\x01\n\x04List\x12,.openshell.ext.v1.ListInferenceRoutesRequest\x1a-.openshell.ext.v1.ListInferenceRoutesResponse\"\"\x8a\xb5\x18\x1e\n\x06\x62\x65\x61rer\x12\x04user\"\x0einference:read2\xfe\x01\n\x11InferenceMetering\x12r\n\x0e\x41\x64mitInference\x12\'.openshell.ext.v1.AdmitInferenceRequest\x1a(.openshell.ext.v1.AdmitInferenceResponse\"\r\x8a\xb5\x18\t\n\x07sandbox\x12u\n\x0fReportInference\x12(.openshell.ext.v1.ReportInferenceRequest\x1a).openshell.ext.v1.ReportInferenceResponse\"\r\x8a\xb5\x18\t\n\x07sandbox2\xc0\x04\n\x10InferenceBudgets\x12w\n\tSetBudget\x12!.openshell.ext.v1.InferenceBudget\x1a!.openshell.ext.v1.InferenceBudget\"$\x8a\xb5\x18 \n\x06\x62\x65\x61rer\x12\x05\x61\x64min\"\x0finference:write\x12\x90\x01\n\x0bListBudgets\x12-.openshell.ext.v1.ListInferenceBudgetsRequest\x1a..openshell.ext.v1.ListInferenceBudgetsResponse\"\"\x8a\xb5\x18\x1e\n\x06\x62\x65\x61rer\x12\x04user\"\x0einference:read\x12\x95\x01\n\x0c\x44\x65leteBudget\x12..openshell.ext.v1.DeleteInferenceBudgetRequest\x1a/.openshell.ext.v1.DeleteInferenceBudgetResponse\"$\x8a\xb5\x18 \n\x06\x62\x65\x61rer\x12\x05\x61\x64min\"\x0finference:write\x12\x87\x01\n\x08GetUsage\x12*.openshell.ext.v1.GetInferenceUsageRequest\x1a+.openshell.ext.v1.GetInferenceUsageResponse\"\"\x8a\xb5\x18\x1e\n\x06\x62\x65\x61rer\x12\x04user\"\x0einference:readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,14 +35,62 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_INFERENCEROUTES'].methods_by_name['List']._loaded_options = None
   _globals['_INFERENCEROUTES'].methods_by_name['List']._serialized_options = b'\212\265\030\036\n\006bearer\022\004user\"\016inference:read'
-  _globals['_INFERENCETARGET']._serialized_start=66
-  _globals['_INFERENCETARGET']._serialized_end=124
-  _globals['_LISTINFERENCEROUTESREQUEST']._serialized_start=126
-  _globals['_LISTINFERENCEROUTESREQUEST']._serialized_end=173
-  _globals['_LISTEDINFERENCEROUTE']._serialized_start=176
-  _globals['_LISTEDINFERENCEROUTE']._serialized_end=362
-  _globals['_LISTINFERENCEROUTESRESPONSE']._serialized_start=364
-  _globals['_LISTINFERENCEROUTESRESPONSE']._serialized_end=468
-  _globals['_INFERENCEROUTES']._serialized_start=471
-  _globals['_INFERENCEROUTES']._serialized_end=626
+  _globals['_INFERENCEMETERING'].methods_by_name['AdmitInference']._loaded_options = None
+  _globals['_INFERENCEMETERING'].methods_by_name['AdmitInference']._serialized_options = b'\212\265\030\t\n\007sandbox'
+  _globals['_INFERENCEMETERING'].methods_by_name['ReportInference']._loaded_options = None
+  _globals['_INFERENCEMETERING'].methods_by_name['ReportInference']._serialized_options = b'\212\265\030\t\n\007sandbox'
+  _globals['_INFERENCEBUDGETS'].methods_by_name['SetBudget']._loaded_options = None
+  _globals['_INFERENCEBUDGETS'].methods_by_name['SetBudget']._serialized_options = b'\212\265\030 \n\006bearer\022\005admin\"\017inference:write'
+  _globals['_INFERENCEBUDGETS'].methods_by_name['ListBudgets']._loaded_options = None
+  _globals['_INFERENCEBUDGETS'].methods_by_name['ListBudgets']._serialized_options = b'\212\265\030\036\n\006bearer\022\004user\"\016inference:read'
+  _globals['_INFERENCEBUDGETS'].methods_by_name['DeleteBudget']._loaded_options = None
+  _globals['_INFERENCEBUDGETS'].methods_by_name['DeleteBudget']._serialized_options = b'\212\265\030 \n\006bearer\022\005admin\"\017inference:write'
+  _globals['_INFERENCEBUDGETS'].methods_by_name['GetUsage']._loaded_options = None
+  _globals['_INFERENCEBUDGETS'].methods_by_name['GetUsage']._serialized_options = b'\212\265\030\036\n\006bearer\022\004user\"\016inference:read'
+  _globals['_ADMITINFERENCEREQUEST']._serialized_start=83
+  _globals['_ADMITINFERENCEREQUEST']._serialized_end=121
+  _globals['_ADMITINFERENCERESPONSE']._serialized_start=123
+  _globals['_ADMITINFERENCERESPONSE']._serialized_end=208
+  _globals['_INFERENCECALLS']._serialized_start=211
+  _globals['_INFERENCECALLS']._serialized_end=386
+  _globals['_REPORTINFERENCEREQUEST']._serialized_start=388
+  _globals['_REPORTINFERENCEREQUEST']._serialized_end=500
+  _globals['_REPORTINFERENCERESPONSE']._serialized_start=502
+  _globals['_REPORTINFERENCERESPONSE']._serialized_end=527
+  _globals['_INFERENCEBUDGET']._serialized_start=530
+  _globals['_INFERENCEBUDGET']._serialized_end=702
+  _globals['_LISTINFERENCEBUDGETSREQUEST']._serialized_start=704
+  _globals['_LISTINFERENCEBUDGETSREQUEST']._serialized_end=752
+  _globals['_LISTINFERENCEBUDGETSRESPONSE']._serialized_start=754
+  _globals['_LISTINFERENCEBUDGETSRESPONSE']._serialized_end=836
+  _globals['_DELETEINFERENCEBUDGETREQUEST']._serialized_start=838
+  _globals['_DELETEINFERENCEBUDGETREQUEST']._serialized_end=935
+  _globals['_DELETEINFERENCEBUDGETRESPONSE']._serialized_start=937
+  _globals['_DELETEINFERENCEBUDGETRESPONSE']._serialized_end=985
+  _globals['_GETINFERENCEUSAGEREQUEST']._serialized_start=987
+  _globals['_GETINFERENCEUSAGEREQUEST']._serialized_end=1067
+  _globals['_INFERENCEUSAGE']._serialized_start=1069
+  _globals['_INFERENCEUSAGE']._serialized_end=1151
+  _globals['_GETINFERENCEUSAGERESPONSE']._serialized_start=1153
+  _globals['_GETINFERENCEUSAGERESPONSE']._serialized_end=1229
+  _globals['_INFERENCEMETER']._serialized_start=1232
+  _globals['_INFERENCEMETER']._serialized_end=1615
+  _globals['_INFERENCEMETER_WINDOW']._serialized_start=1455
+  _globals['_INFERENCEMETER_WINDOW']._serialized_end=1537
+  _globals['_INFERENCEMETER_HOUR']._serialized_start=1539
+  _globals['_INFERENCEMETER_HOUR']._serialized_end=1615
+  _globals['_INFERENCETARGET']._serialized_start=1617
+  _globals['_INFERENCETARGET']._serialized_end=1675
+  _globals['_LISTINFERENCEROUTESREQUEST']._serialized_start=1677
+  _globals['_LISTINFERENCEROUTESREQUEST']._serialized_end=1724
+  _globals['_LISTEDINFERENCEROUTE']._serialized_start=1727
+  _globals['_LISTEDINFERENCEROUTE']._serialized_end=1913
+  _globals['_LISTINFERENCEROUTESRESPONSE']._serialized_start=1915
+  _globals['_LISTINFERENCEROUTESRESPONSE']._serialized_end=2019
+  _globals['_INFERENCEROUTES']._serialized_start=2022
+  _globals['_INFERENCEROUTES']._serialized_end=2177
+  _globals['_INFERENCEMETERING']._serialized_start=2180
+  _globals['_INFERENCEMETERING']._serialized_end=2434
+  _globals['_INFERENCEBUDGETS']._serialized_start=2437
+  _globals['_INFERENCEBUDGETS']._serialized_end=3013
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
+from openshell._proto import datamodel_pb2 as _datamodel_pb2
 import sys
 import typing as _typing
 
@@ -19,6 +20,421 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class AdmitInferenceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    route: _builtins.str
+    def __init__(
+        self,
+        *,
+        route: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmitInferenceRequest: _TypeAlias = AdmitInferenceRequest  # noqa: Y015
+
+@_typing.final
+class AdmitInferenceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADMITTED_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_SECS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    admitted: _builtins.bool
+    retry_after_secs: _builtins.int
+    """Until the window of the budget ends."""
+    message: _builtins.str
+    """One sentence that names the budget."""
+    def __init__(
+        self,
+        *,
+        admitted: _builtins.bool = ...,
+        retry_after_secs: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "message", b"message", "retry_after_secs", b"retry_after_secs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmitInferenceResponse: _TypeAlias = AdmitInferenceResponse  # noqa: Y015
+
+@_typing.final
+class InferenceCalls(_message.Message):
+    """What one or more calls of a target cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    ESTIMATED_TOKENS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    FALLBACKS_FIELD_NUMBER: _builtins.int
+    route: _builtins.str
+    model: _builtins.str
+    requests: _builtins.int
+    prompt_tokens: _builtins.int
+    completion_tokens: _builtins.int
+    estimated_tokens: _builtins.int
+    """Of these tokens, what the provider did not say and was estimated."""
+    errors: _builtins.int
+    fallbacks: _builtins.int
+    """Requests that went to another target than the first."""
+    def __init__(
+        self,
+        *,
+        route: _builtins.str = ...,
+        model: _builtins.str = ...,
+        requests: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+        estimated_tokens: _builtins.int = ...,
+        errors: _builtins.int = ...,
+        fallbacks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "errors", b"errors", "estimated_tokens", b"estimated_tokens", "fallbacks", b"fallbacks", "model", b"model", "prompt_tokens", b"prompt_tokens", "requests", b"requests", "route", b"route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InferenceCalls: _TypeAlias = InferenceCalls  # noqa: Y015
+
+@_typing.final
+class ReportInferenceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    """One run of a supervisor, and the number of the batch within it."""
+    sequence: _builtins.int
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___InferenceCalls]: ...
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        calls: _abc.Iterable[Global___InferenceCalls] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "instance_id", b"instance_id", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportInferenceRequest: _TypeAlias = ReportInferenceRequest  # noqa: Y015
+
+@_typing.final
+class ReportInferenceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportInferenceResponse: _TypeAlias = ReportInferenceResponse  # noqa: Y015
+
+@_typing.final
+class InferenceBudget(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    sandbox: _builtins.str
+    """Name of a sandbox; empty: every sandbox, each for itself."""
+    route: _builtins.str
+    """Name of a route; empty: all routes together."""
+    window: _builtins.str
+    """"minute", "hour" or "day", by the clock in UTC."""
+    requests: _builtins.int
+    """Zero: not limited."""
+    tokens: _builtins.int
+    @_builtins.property
+    def metadata(self) -> _datamodel_pb2.ObjectMeta: ...
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+        sandbox: _builtins.str = ...,
+        route: _builtins.str = ...,
+        window: _builtins.str = ...,
+        requests: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        metadata: _datamodel_pb2.ObjectMeta | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "requests", b"requests", "route", b"route", "sandbox", b"sandbox", "tokens", b"tokens", "window", b"window", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InferenceBudget: _TypeAlias = InferenceBudget  # noqa: Y015
+
+@_typing.final
+class ListInferenceBudgetsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListInferenceBudgetsRequest: _TypeAlias = ListInferenceBudgetsRequest  # noqa: Y015
+
+@_typing.final
+class ListInferenceBudgetsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGETS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___InferenceBudget]: ...
+    def __init__(
+        self,
+        *,
+        budgets: _abc.Iterable[Global___InferenceBudget] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListInferenceBudgetsResponse: _TypeAlias = ListInferenceBudgetsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteInferenceBudgetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    sandbox: _builtins.str
+    route: _builtins.str
+    window: _builtins.str
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+        sandbox: _builtins.str = ...,
+        route: _builtins.str = ...,
+        window: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["route", b"route", "sandbox", b"sandbox", "window", b"window", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteInferenceBudgetRequest: _TypeAlias = DeleteInferenceBudgetRequest  # noqa: Y015
+
+@_typing.final
+class DeleteInferenceBudgetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_FIELD_NUMBER: _builtins.int
+    deleted: _builtins.bool
+    def __init__(
+        self,
+        *,
+        deleted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteInferenceBudgetResponse: _TypeAlias = DeleteInferenceBudgetResponse  # noqa: Y015
+
+@_typing.final
+class GetInferenceUsageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    sandbox: _builtins.str
+    """Empty: every sandbox."""
+    since_ms: _builtins.int
+    """Hours that began before are left out; zero: all that is kept."""
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+        sandbox: _builtins.str = ...,
+        since_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sandbox", b"sandbox", "since_ms", b"since_ms", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetInferenceUsageRequest: _TypeAlias = GetInferenceUsageRequest  # noqa: Y015
+
+@_typing.final
+class InferenceUsage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SANDBOX_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    sandbox: _builtins.str
+    @_builtins.property
+    def calls(self) -> Global___InferenceCalls: ...
+    def __init__(
+        self,
+        *,
+        sandbox: _builtins.str = ...,
+        calls: Global___InferenceCalls | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "sandbox", b"sandbox"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InferenceUsage: _TypeAlias = InferenceUsage  # noqa: Y015
+
+@_typing.final
+class GetInferenceUsageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___InferenceUsage]: ...
+    def __init__(
+        self,
+        *,
+        usage: _abc.Iterable[Global___InferenceUsage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetInferenceUsageResponse: _TypeAlias = GetInferenceUsageResponse  # noqa: Y015
+
+@_typing.final
+class InferenceMeter(_message.Message):
+    """Stored: what is counted of one sandbox."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Window(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        BUDGET_ID_FIELD_NUMBER: _builtins.int
+        BEGAN_AT_MS_FIELD_NUMBER: _builtins.int
+        REQUESTS_FIELD_NUMBER: _builtins.int
+        TOKENS_FIELD_NUMBER: _builtins.int
+        budget_id: _builtins.str
+        """Of the budget's row."""
+        began_at_ms: _builtins.int
+        requests: _builtins.int
+        tokens: _builtins.int
+        def __init__(
+            self,
+            *,
+            budget_id: _builtins.str = ...,
+            began_at_ms: _builtins.int = ...,
+            requests: _builtins.int = ...,
+            tokens: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["began_at_ms", b"began_at_ms", "budget_id", b"budget_id", "requests", b"requests", "tokens", b"tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Hour(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        BEGAN_AT_MS_FIELD_NUMBER: _builtins.int
+        CALLS_FIELD_NUMBER: _builtins.int
+        began_at_ms: _builtins.int
+        @_builtins.property
+        def calls(self) -> Global___InferenceCalls: ...
+        def __init__(
+            self,
+            *,
+            began_at_ms: _builtins.int = ...,
+            calls: Global___InferenceCalls | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["began_at_ms", b"began_at_ms", "calls", b"calls"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    METADATA_FIELD_NUMBER: _builtins.int
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    HOURS_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    """Of the last batch that was added."""
+    sequence: _builtins.int
+    @_builtins.property
+    def metadata(self) -> _datamodel_pb2.ObjectMeta: ...
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___InferenceMeter.Window]: ...
+    @_builtins.property
+    def hours(self) -> _containers.RepeatedCompositeFieldContainer[Global___InferenceMeter.Hour]: ...
+    def __init__(
+        self,
+        *,
+        metadata: _datamodel_pb2.ObjectMeta | None = ...,
+        instance_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        windows: _abc.Iterable[Global___InferenceMeter.Window] | None = ...,
+        hours: _abc.Iterable[Global___InferenceMeter.Hour] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hours", b"hours", "instance_id", b"instance_id", "metadata", b"metadata", "sequence", b"sequence", "windows", b"windows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InferenceMeter: _TypeAlias = InferenceMeter  # noqa: Y015
 
 @_typing.final
 class InferenceTarget(_message.Message):

@@ -99,3 +99,328 @@ class InferenceRoutes:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class InferenceMeteringStub:
+    """What supervisors ask before a request for a model goes out and tell after its answer.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.AdmitInference = channel.unary_unary(
+                '/openshell.ext.v1.InferenceMetering/AdmitInference',
+                request_serializer=openshell__ext__inference__pb2.AdmitInferenceRequest.SerializeToString,
+                response_deserializer=openshell__ext__inference__pb2.AdmitInferenceResponse.FromString,
+                _registered_method=True)
+        self.ReportInference = channel.unary_unary(
+                '/openshell.ext.v1.InferenceMetering/ReportInference',
+                request_serializer=openshell__ext__inference__pb2.ReportInferenceRequest.SerializeToString,
+                response_deserializer=openshell__ext__inference__pb2.ReportInferenceResponse.FromString,
+                _registered_method=True)
+
+
+class InferenceMeteringServicer:
+    """What supervisors ask before a request for a model goes out and tell after its answer.
+    """
+
+    def AdmitInference(self, request, context):
+        """Counts one request against every budget that it falls under, or says which one is used up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportInference(self, request, context):
+        """Adds what answers cost. The same batch twice counts once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_InferenceMeteringServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'AdmitInference': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdmitInference,
+                    request_deserializer=openshell__ext__inference__pb2.AdmitInferenceRequest.FromString,
+                    response_serializer=openshell__ext__inference__pb2.AdmitInferenceResponse.SerializeToString,
+            ),
+            'ReportInference': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportInference,
+                    request_deserializer=openshell__ext__inference__pb2.ReportInferenceRequest.FromString,
+                    response_serializer=openshell__ext__inference__pb2.ReportInferenceResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'openshell.ext.v1.InferenceMetering', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('openshell.ext.v1.InferenceMetering', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class InferenceMetering:
+    """What supervisors ask before a request for a model goes out and tell after its answer.
+    """
+
+    @staticmethod
+    def AdmitInference(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openshell.ext.v1.InferenceMetering/AdmitInference',
+            openshell__ext__inference__pb2.AdmitInferenceRequest.SerializeToString,
+            openshell__ext__inference__pb2.AdmitInferenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportInference(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openshell.ext.v1.InferenceMetering/ReportInference',
+            openshell__ext__inference__pb2.ReportInferenceRequest.SerializeToString,
+            openshell__ext__inference__pb2.ReportInferenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class InferenceBudgetsStub:
+    """Limits of what the sandboxes of a workspace may ask, each for itself, and what they asked.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.SetBudget = channel.unary_unary(
+                '/openshell.ext.v1.InferenceBudgets/SetBudget',
+                request_serializer=openshell__ext__inference__pb2.InferenceBudget.SerializeToString,
+                response_deserializer=openshell__ext__inference__pb2.InferenceBudget.FromString,
+                _registered_method=True)
+        self.ListBudgets = channel.unary_unary(
+                '/openshell.ext.v1.InferenceBudgets/ListBudgets',
+                request_serializer=openshell__ext__inference__pb2.ListInferenceBudgetsRequest.SerializeToString,
+                response_deserializer=openshell__ext__inference__pb2.ListInferenceBudgetsResponse.FromString,
+                _registered_method=True)
+        self.DeleteBudget = channel.unary_unary(
+                '/openshell.ext.v1.InferenceBudgets/DeleteBudget',
+                request_serializer=openshell__ext__inference__pb2.DeleteInferenceBudgetRequest.SerializeToString,
+                response_deserializer=openshell__ext__inference__pb2.DeleteInferenceBudgetResponse.FromString,
+                _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/openshell.ext.v1.InferenceBudgets/GetUsage',
+                request_serializer=openshell__ext__inference__pb2.GetInferenceUsageRequest.SerializeToString,
+                response_deserializer=openshell__ext__inference__pb2.GetInferenceUsageResponse.FromString,
+                _registered_method=True)
+
+
+class InferenceBudgetsServicer:
+    """Limits of what the sandboxes of a workspace may ask, each for itself, and what they asked.
+    """
+
+    def SetBudget(self, request, context):
+        """Replaces the budget of the same sandbox, route and window.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBudgets(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteBudget(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUsage(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_InferenceBudgetsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'SetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBudget,
+                    request_deserializer=openshell__ext__inference__pb2.InferenceBudget.FromString,
+                    response_serializer=openshell__ext__inference__pb2.InferenceBudget.SerializeToString,
+            ),
+            'ListBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBudgets,
+                    request_deserializer=openshell__ext__inference__pb2.ListInferenceBudgetsRequest.FromString,
+                    response_serializer=openshell__ext__inference__pb2.ListInferenceBudgetsResponse.SerializeToString,
+            ),
+            'DeleteBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteBudget,
+                    request_deserializer=openshell__ext__inference__pb2.DeleteInferenceBudgetRequest.FromString,
+                    response_serializer=openshell__ext__inference__pb2.DeleteInferenceBudgetResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=openshell__ext__inference__pb2.GetInferenceUsageRequest.FromString,
+                    response_serializer=openshell__ext__inference__pb2.GetInferenceUsageResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'openshell.ext.v1.InferenceBudgets', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('openshell.ext.v1.InferenceBudgets', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class InferenceBudgets:
+    """Limits of what the sandboxes of a workspace may ask, each for itself, and what they asked.
+    """
+
+    @staticmethod
+    def SetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openshell.ext.v1.InferenceBudgets/SetBudget',
+            openshell__ext__inference__pb2.InferenceBudget.SerializeToString,
+            openshell__ext__inference__pb2.InferenceBudget.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openshell.ext.v1.InferenceBudgets/ListBudgets',
+            openshell__ext__inference__pb2.ListInferenceBudgetsRequest.SerializeToString,
+            openshell__ext__inference__pb2.ListInferenceBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openshell.ext.v1.InferenceBudgets/DeleteBudget',
+            openshell__ext__inference__pb2.DeleteInferenceBudgetRequest.SerializeToString,
+            openshell__ext__inference__pb2.DeleteInferenceBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/openshell.ext.v1.InferenceBudgets/GetUsage',
+            openshell__ext__inference__pb2.GetInferenceUsageRequest.SerializeToString,
+            openshell__ext__inference__pb2.GetInferenceUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -58,3 +58,104 @@ class InferenceRoutesServicer(metaclass=_abc_1.ABCMeta):
         """Every route of a workspace, by name, the default one first."""
 
 def add_InferenceRoutesServicer_to_server(servicer: InferenceRoutesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class InferenceMeteringStub:
+    """What supervisors ask before a request for a model goes out and tell after its answer."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> InferenceMeteringAsyncStub: ...
+    AdmitInference: _grpc.UnaryUnaryMultiCallable[_openshell_ext_inference_pb2.AdmitInferenceRequest, _openshell_ext_inference_pb2.AdmitInferenceResponse]
+    """Counts one request against every budget that it falls under, or says which one is used up."""
+    ReportInference: _grpc.UnaryUnaryMultiCallable[_openshell_ext_inference_pb2.ReportInferenceRequest, _openshell_ext_inference_pb2.ReportInferenceResponse]
+    """Adds what answers cost. The same batch twice counts once."""
+
+@_typing.type_check_only
+class InferenceMeteringAsyncStub(InferenceMeteringStub):
+    """What supervisors ask before a request for a model goes out and tell after its answer."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    AdmitInference: _aio.UnaryUnaryMultiCallable[_openshell_ext_inference_pb2.AdmitInferenceRequest, _openshell_ext_inference_pb2.AdmitInferenceResponse]  # type: ignore[assignment]
+    """Counts one request against every budget that it falls under, or says which one is used up."""
+    ReportInference: _aio.UnaryUnaryMultiCallable[_openshell_ext_inference_pb2.ReportInferenceRequest, _openshell_ext_inference_pb2.ReportInferenceResponse]  # type: ignore[assignment]
+    """Adds what answers cost. The same batch twice counts once."""
+
+class InferenceMeteringServicer(metaclass=_abc_1.ABCMeta):
+    """What supervisors ask before a request for a model goes out and tell after its answer."""
+
+    @_abc_1.abstractmethod
+    def AdmitInference(
+        self,
+        request: _openshell_ext_inference_pb2.AdmitInferenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_openshell_ext_inference_pb2.AdmitInferenceResponse, _abc.Awaitable[_openshell_ext_inference_pb2.AdmitInferenceResponse]]:
+        """Counts one request against every budget that it falls under, or says which one is used up."""
+
+    @_abc_1.abstractmethod
+    def ReportInference(
+        self,
+        request: _openshell_ext_inference_pb2.ReportInferenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_openshell_ext_inference_pb2.ReportInferenceResponse, _abc.Awaitable[_openshell_ext_inference_pb2.ReportInferenceResponse]]:
+        """Adds what answers cost. The same batch twice counts once."""
+
+def add_InferenceMeteringServicer_to_server(servicer: InferenceMeteringServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class InferenceBudgetsStub:
+    """Limits of what the sandboxes of a workspace may ask, each for itself, and what they asked."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> InferenceBudgetsAsyncStub: ...
+    SetBudget: _grpc.UnaryUnaryMultiCallable[_openshell_ext_inference_pb2.InferenceBudget, _openshell_ext_inference_pb2.InferenceBudget]
+    """Replaces the budget of the same sandbox, route and window."""
+    ListBudgets: _grpc.UnaryUnaryMultiCallable[_openshell_ext_inference_pb2.ListInferenceBudgetsRequest, _openshell_ext_inference_pb2.ListInferenceBudgetsResponse]
+    DeleteBudget: _grpc.UnaryUnaryMultiCallable[_openshell_ext_inference_pb2.DeleteInferenceBudgetRequest, _openshell_ext_inference_pb2.DeleteInferenceBudgetResponse]
+    GetUsage: _grpc.UnaryUnaryMultiCallable[_openshell_ext_inference_pb2.GetInferenceUsageRequest, _openshell_ext_inference_pb2.GetInferenceUsageResponse]
+
+@_typing.type_check_only
+class InferenceBudgetsAsyncStub(InferenceBudgetsStub):
+    """Limits of what the sandboxes of a workspace may ask, each for itself, and what they asked."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    SetBudget: _aio.UnaryUnaryMultiCallable[_openshell_ext_inference_pb2.InferenceBudget, _openshell_ext_inference_pb2.InferenceBudget]  # type: ignore[assignment]
+    """Replaces the budget of the same sandbox, route and window."""
+    ListBudgets: _aio.UnaryUnaryMultiCallable[_openshell_ext_inference_pb2.ListInferenceBudgetsRequest, _openshell_ext_inference_pb2.ListInferenceBudgetsResponse]  # type: ignore[assignment]
+    DeleteBudget: _aio.UnaryUnaryMultiCallable[_openshell_ext_inference_pb2.DeleteInferenceBudgetRequest, _openshell_ext_inference_pb2.DeleteInferenceBudgetResponse]  # type: ignore[assignment]
+    GetUsage: _aio.UnaryUnaryMultiCallable[_openshell_ext_inference_pb2.GetInferenceUsageRequest, _openshell_ext_inference_pb2.GetInferenceUsageResponse]  # type: ignore[assignment]
+
+class InferenceBudgetsServicer(metaclass=_abc_1.ABCMeta):
+    """Limits of what the sandboxes of a workspace may ask, each for itself, and what they asked."""
+
+    @_abc_1.abstractmethod
+    def SetBudget(
+        self,
+        request: _openshell_ext_inference_pb2.InferenceBudget,
+        context: _ServicerContext,
+    ) -> _typing.Union[_openshell_ext_inference_pb2.InferenceBudget, _abc.Awaitable[_openshell_ext_inference_pb2.InferenceBudget]]:
+        """Replaces the budget of the same sandbox, route and window."""
+
+    @_abc_1.abstractmethod
+    def ListBudgets(
+        self,
+        request: _openshell_ext_inference_pb2.ListInferenceBudgetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_openshell_ext_inference_pb2.ListInferenceBudgetsResponse, _abc.Awaitable[_openshell_ext_inference_pb2.ListInferenceBudgetsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteBudget(
+        self,
+        request: _openshell_ext_inference_pb2.DeleteInferenceBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_openshell_ext_inference_pb2.DeleteInferenceBudgetResponse, _abc.Awaitable[_openshell_ext_inference_pb2.DeleteInferenceBudgetResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _openshell_ext_inference_pb2.GetInferenceUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_openshell_ext_inference_pb2.GetInferenceUsageResponse, _abc.Awaitable[_openshell_ext_inference_pb2.GetInferenceUsageResponse]]: ...
+
+def add_InferenceBudgetsServicer_to_server(servicer: InferenceBudgetsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -38,6 +38,8 @@ inference = LazyGroup(
         "update": Entry("openshell.cli.inference:update", "Change a part of a route."),
         "get": Entry("openshell.cli.inference:get", "Show the routes."),
         "delete": Entry("openshell.cli.inference:delete", "Remove a route."),
+        "usage": Entry("openshell.cli.inference_usage:usage", "Show what sandboxes asked."),
+        "budget": Entry("openshell.cli.inference_usage:budget", "Limit what they may ask."),
     },
     elsewhere={
         "show": "openshell inference get",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from openshell._proto import openshell_pb2
 
-__all__ = ["format_line", "logs"]
+__all__ = ["format_line", "logs", "span_start_ms"]
 
 _SINCE = re.compile(r"([0-9]{1,9})([smhd])")
 _WHOLE_EVENT = "ocsf"
@@ -66,7 +66,7 @@ def logs(
     """Show the log of a sandbox: decisions of its proxy, its processes, its configuration."""
     if follow and output != "table":
         raise click.UsageError("--tail prints lines: leave out -o")
-    since_ms = _since(since) if since else 0
+    since_ms = span_start_ms(since) if since else 0
     wanted = [source for source in sources if source != "all"]
     from openshell.sdk.nouns import LogClient
 
@@ -104,7 +104,7 @@ def _follow(lines: Iterator[openshell_pb2.SandboxLogLine]) -> None:
         raise click.exceptions.Exit(_INTERRUPTED) from None
 
 
-def _since(text: str) -> int:
+def span_start_ms(text: str) -> int:
     found = _SINCE.fullmatch(text)
     if found is None:
         raise CliError(f"--since '{text}' is not a time span: write 30s, 5m, 2h or 1d")

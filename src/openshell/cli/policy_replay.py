@@ -11,7 +11,7 @@ import click
 
 from openshell.cli.connection import session
 from openshell.cli.groups import command
-from openshell.cli.logs import _since
+from openshell.cli.logs import span_start_ms
 from openshell.cli.output import bold, note, output_option, print_structured, printable, timestamp
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def replay(name: str | None, path: str, since: str | None, output: str) -> None:
     from openshell.sdk.nouns import LogClient, PolicyClient
     from openshell.sdk.replay import DecisionReader
 
-    since_ms = _since(since) if since else 0
+    since_ms = span_start_ms(since) if since else 0
     candidate = usable_policy(path)
     reader = DecisionReader()
     with session(start=False) as opened:

@@ -138,8 +138,8 @@ async def _proxy(
 async def _standard_streams() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
-    transport, protocol = await loop.connect_write_pipe(
-        asyncio.streams.FlowControlMixin, sys.stdout.buffer
-    )
+    # Descriptors of their own: the transports close what they were given.
+    incoming, outgoing = os.fdopen(os.dup(0), "rb", 0), os.fdopen(os.dup(1), "wb", 0)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), incoming)
+    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, outgoing)
     return reader, asyncio.StreamWriter(transport, protocol, None, loop)

@@ -27,6 +27,7 @@ from openshell.egress.generation import Generation, GenerationHolder
 from openshell.egress.http1 import FieldMemory
 from openshell.egress.http2.shares import Shares
 from openshell.egress.identity import Identity, IdentityUnknown, Peers
+from openshell.egress.inference.metering import Meter, Unmetered
 from openshell.egress.judging import Judged, may_stay
 from openshell.egress.limits import Limits
 from openshell.egress.middleware import WorkQueue
@@ -71,6 +72,7 @@ class Services:
     assemblies: AssemblyBudget = field(default_factory=AssemblyBudget)
     stages: WorkQueue = field(default_factory=WorkQueue)
     shares: Shares = field(default_factory=Shares)
+    meter: Meter = field(default_factory=Unmetered)
 
     def server_context(self, host: str, *, h2: bool = False) -> ssl.SSLContext | None:
         if self.ca is None:

@@ -28,6 +28,7 @@ from openshell.egress.generation import Generation, GenerationHolder
 from openshell.egress.holding import LARGE_BODIES
 from openshell.egress.identity import PeerIdentifier, Peers
 from openshell.egress.inference.door import inference_local
+from openshell.egress.inference.metering import Meter, Unmetered
 from openshell.egress.limits import Limits
 from openshell.egress.listener import AcceptLoop
 from openshell.egress.local_names import LocalName, LocalNames
@@ -104,6 +105,7 @@ class EgressProxy:
         local: Sequence[LocalName] = (),
         corporate: CorporateProxy | None = None,
         may_propose: Callable[[], bool] = lambda: False,
+        meter: Meter | None = None,
         now_ms: Callable[[], int] = _wall_ms,
     ) -> None:
         """`sandbox` is the name in suggested commands, `hostname` the sandbox's own.
@@ -135,6 +137,7 @@ class EgressProxy:
             clock=clock,
             now_ms=now_ms,
             large_bodies=asyncio.Semaphore(LARGE_BODIES),
+            meter=meter or Unmetered(),
         )
         self._dns, self._explicit, self._capture = _doors(
             self._services, listeners, hostname, LocalNames(local)

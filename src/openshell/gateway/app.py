@@ -66,6 +66,7 @@ from openshell.gateway.services.exec import ExecService
 from openshell.gateway.services.forward import ForwardService
 from openshell.gateway.services.health import HealthService
 from openshell.gateway.services.inference import InferenceRoutes
+from openshell.gateway.services.inference_budgets import InferenceBudgets
 from openshell.gateway.services.inference_bundle import InferenceBundle
 from openshell.gateway.services.logs import Logs
 from openshell.gateway.services.policies import Policies
@@ -298,6 +299,7 @@ class Gateway:
         )
         attach = AttachService(store, compute, self.sessions, self.relays, self.bus, self.tasks)
         profiles = ProfileWriter(store, self.bus, new_id=new_id, tasks=self.tasks)
+        budgets = InferenceBudgets(store, self.bus, new_id=new_id)
         routes = InferenceRoutes(
             store, credentials, self.bus, self._probe(), new_id=new_id, tasks=self.tasks
         )
@@ -334,6 +336,16 @@ class Gateway:
                 openshell_ext_inference_pb2_grpc.add_InferenceRoutesServicer_to_server,
                 openshell_ext_inference_pb2_grpc.InferenceRoutesServicer,
                 [routes],
+            ),
+            (
+                openshell_ext_inference_pb2_grpc.add_InferenceBudgetsServicer_to_server,
+                openshell_ext_inference_pb2_grpc.InferenceBudgetsServicer,
+                [budgets],
+            ),
+            (
+                openshell_ext_inference_pb2_grpc.add_InferenceMeteringServicer_to_server,
+                openshell_ext_inference_pb2_grpc.InferenceMeteringServicer,
+                [budgets],
             ),
             *self._snapshot_services(store, driver, compute),
         ]

@@ -48,7 +48,13 @@ _log = logging.getLogger(__name__)
 Change = Callable[[openshell_pb2.Sandbox, int], bool]
 
 # Kinds whose scope is the sandbox's id.
-_SCOPED = (Kind.SANDBOX_POLICY, Kind.DRAFT_POLICY_CHUNK, Kind.SSH_SESSION, Kind.SNAPSHOT)
+_SCOPED = (
+    Kind.SANDBOX_POLICY,
+    Kind.DRAFT_POLICY_CHUNK,
+    Kind.SSH_SESSION,
+    Kind.SNAPSHOT,
+    Kind.INFERENCE_METER,
+)
 
 
 def remove_sandbox(tx: Tx, row: Row) -> None:

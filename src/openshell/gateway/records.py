@@ -35,6 +35,8 @@ class Kind:
     SSH_SESSION = "ssh_session"
     SERVICE_ENDPOINT = "service_endpoint"
     INFERENCE_ROUTE = "inference_route"
+    INFERENCE_BUDGET = "inference_budget"
+    INFERENCE_METER = "inference_meter"
     WORKSPACE = "workspace"
     WORKSPACE_MEMBER = "workspace_member"
     SANDBOX_SETTINGS = "sandbox_settings"

@@ -45,6 +45,7 @@ class InferenceRouteClient:
     def __init__(self, channel: grpc.Channel, *, timeout: float = 30.0) -> None:
         self._stub = inference_pb2_grpc.InferenceStub(channel)
         self._ext = openshell_ext_inference_pb2_grpc.InferenceRoutesStub(channel)
+        self._budgets = openshell_ext_inference_pb2_grpc.InferenceBudgetsStub(channel)
         self._timeout = timeout
 
     @classmethod
@@ -117,3 +118,65 @@ class InferenceRouteClient:
         """As `get_route`, for any route; the whole answer."""
         request = inference_pb2.GetInferenceRouteRequest(workspace=workspace, route_name=route_name)
         return self._stub.GetInferenceRoute(request, timeout=self._timeout)
+
+    def set_budget(
+        self,
+        *,
+        workspace: str,
+        window: str,
+        sandbox: str = "",
+        route: str = "",
+        requests: int = 0,
+        tokens: int = 0,
+    ) -> ext.InferenceBudget:
+        """Limits what a sandbox may ask of models; replaces the budget of the same three names.
+
+        Args:
+            workspace: Of the sandboxes.
+            window: `minute`, `hour` or `day`, by the clock in UTC.
+            sandbox: Its name; empty: every sandbox, each for itself.
+            route: Its name; empty: all routes together.
+            requests: How many; 0: not limited.
+            tokens: How many, in and out together; 0: not limited.
+
+        Raises:
+            grpc.RpcError: refused.
+        """
+        budget = ext.InferenceBudget(
+            workspace=workspace,
+            sandbox=sandbox,
+            route=route,
+            window=window,
+            requests=requests,
+            tokens=tokens,
+        )
+        return self._budgets.SetBudget(budget, timeout=self._timeout)
+
+    def list_budgets(self, *, workspace: str) -> tuple[ext.InferenceBudget, ...]:
+        """Every budget of a workspace."""
+        request = ext.ListInferenceBudgetsRequest(workspace=workspace)
+        return tuple(self._budgets.ListBudgets(request, timeout=self._timeout).budgets)
+
+    def delete_budget(
+        self, *, workspace: str, window: str, sandbox: str = "", route: str = ""
+    ) -> bool:
+        """Removes a budget; False when there was none."""
+        request = ext.DeleteInferenceBudgetRequest(
+            workspace=workspace, sandbox=sandbox, route=route, window=window
+        )
+        return self._budgets.DeleteBudget(request, timeout=self._timeout).deleted
+
+    def usage(
+        self, *, workspace: str, sandbox: str = "", since_ms: int = 0
+    ) -> tuple[ext.InferenceUsage, ...]:
+        """What sandboxes asked of models, by route and model.
+
+        Args:
+            workspace: Of the sandboxes.
+            sandbox: Its name; empty: all.
+            since_ms: Milliseconds since the epoch; hours that began before are left out.
+        """
+        request = ext.GetInferenceUsageRequest(
+            workspace=workspace, sandbox=sandbox, since_ms=since_ms
+        )
+        return tuple(self._budgets.GetUsage(request, timeout=self._timeout).usage)

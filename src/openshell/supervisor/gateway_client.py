@@ -11,7 +11,11 @@ from typing import Any, NamedTuple, cast
 import grpc
 import grpc.aio
 
-from openshell._proto import inference_pb2_grpc, openshell_pb2_grpc
+from openshell._proto import (
+    inference_pb2_grpc,
+    openshell_ext_inference_pb2_grpc,
+    openshell_pb2_grpc,
+)
 from openshell.supervisor.bearer import Token
 
 __all__ = [
@@ -81,6 +85,7 @@ def method_table() -> dict[str, _Method]:
     # No method of one service has the name of a method of the other.
     return {
         **vars(inference_pb2_grpc.InferenceStub(recorder)),
+        **vars(openshell_ext_inference_pb2_grpc.InferenceMeteringStub(recorder)),
         **vars(openshell_pb2_grpc.OpenShellStub(recorder)),
     }
 
@@ -116,6 +121,9 @@ class GatewayClient:
         self._channel = grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
         self.stub = cast("openshell_pb2_grpc.OpenShellAsyncStub", _Stub(self._channel))
         self.inference = cast("inference_pb2_grpc.InferenceAsyncStub", self.stub)
+        self.metering = cast(
+            "openshell_ext_inference_pb2_grpc.InferenceMeteringAsyncStub", self.stub
+        )
         self._streaming: Any = self.stub
 
     def connect_supervisor(self) -> Any:

@@ -31,4 +31,5 @@ def read_routes(bundle: inference_pb2.GetInferenceBundleResponse) -> tuple[Route
             problems.append(str(unusable))
         else:
             routes.append(route)
-    return Routes(bundle.revision, tuple(routes)), "; ".join(problems)
+    read = Routes(bundle.revision, tuple(routes), bundle.is_budgeted)
+    return read, "; ".join(problems)

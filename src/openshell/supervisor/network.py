@@ -16,6 +16,7 @@ from openshell.egress.ca import SandboxCA, client_context, system_roots
 from openshell.egress.destination import HostFacts
 from openshell.egress.generation import GenerationHolder
 from openshell.egress.identity import IdentityResolver
+from openshell.egress.inference.metering import Meter
 from openshell.egress.local_names import LocalName
 from openshell.egress.proxy import EgressProxy, Listeners
 from openshell.egress.resolve import HostResolver
@@ -70,6 +71,7 @@ class Egress:
         local: Sequence[LocalName],
         may_propose: Callable[[], bool],
         refused: RecentDenials,
+        meter: Meter,
     ) -> None:
         own, bundle = TRUST_FILES
         # Before any program runs.
@@ -90,6 +92,7 @@ class Egress:
             corporate=corporate_proxy(plan.upstream_proxy),
             local=local,
             may_propose=may_propose,
+            meter=meter,
         )
 
     async def start(self) -> None:

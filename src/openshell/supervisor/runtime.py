@@ -43,6 +43,7 @@ from openshell.supervisor.isolation.launch import (
 from openshell.supervisor.isolation.model import TRUST_DIRECTORY, Layer
 from openshell.supervisor.logs import Logs
 from openshell.supervisor.mainproc import MainProcess
+from openshell.supervisor.metering import InferenceMeter
 from openshell.supervisor.middleware_messages import SandboxFacts
 from openshell.supervisor.middleware_registry import MiddlewareRegistry
 from openshell.supervisor.network import Egress, TrustRoots
@@ -155,6 +156,7 @@ class Supervisor:
         )
         self._logs.add_sink(self._event_file.emit)
         self._logs.add_sink(self._summaries.emit)
+        self._meter = InferenceMeter(self._client, self._asks_for_budget)
         self._session = Session(self._client, plan.sandbox_id, plan.instance_id, self)
         self._inside: _Inside | None = None
         # Asked for before there was an inside to serve them.
@@ -178,6 +180,7 @@ class Supervisor:
         start(self._later(lambda: renew_token(self._client, self._token, self._logs)), "token")
         start(self._later(self._event_file.run), "event file")
         start(self._later(self._summaries.run), "summaries")
+        start(self._later(self._meter.run), "inference meter")
         # Lets the connection to the gateway begin: it is made beside what follows.
         await asyncio.sleep(0)
         inside: _Inside | None = None
@@ -189,10 +192,11 @@ class Supervisor:
             code = await self._serve(inside)
             self._started.set()
             summing = start(self._summaries.finish(), "last summaries")
+            metering = start(self._meter.finish(), "last calls of models")
             # A task that has not begun would have its say too late.
             await asyncio.sleep(0)
             self._logs.finish()
-            await asyncio.wait({pushing, summing}, timeout=_FLUSH_SECONDS)
+            await asyncio.wait({pushing, summing, metering}, timeout=_FLUSH_SECONDS)
             return code
         finally:
             if inside is not None:
@@ -268,7 +272,12 @@ class Supervisor:
             local=(policy_local(desk),),
             may_propose=desk.is_open,
             refused=refused,
+            meter=self._meter,
         )
+
+    def _asks_for_budget(self) -> bool:
+        routes = self._holder.current.inference
+        return routes is not None and routes.is_budgeted
 
     def _open(self, inside: _Inside) -> None:
         """Take up relays, those first that were asked for too early."""

@@ -138,6 +138,8 @@ def test_wrong_words(gateway, box, arguments, code, says):
 
 def test_a_port_that_is_taken(gateway, box, port):
     with socket.socket() as other:
+        # Connections of earlier tests may linger at the port.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", port))
         other.listen()
         for more in ([], ["-d"]):

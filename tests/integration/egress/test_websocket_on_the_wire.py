@@ -318,7 +318,7 @@ BROKEN = {
     "length in too many bytes": (b"\x81\xfe\x00\x05" + MASK + b"12345", 1002),
     "half a close code": (frame(CLOSE, b"\x03"), 1002),
     "close code": (frame(CLOSE, b"\x03\xee"), 1002),
-    "close reason": (frame(CLOSE, b"\x03\xe8\xff"), 1002),
+    "close reason": (frame(CLOSE, b"\x03\xe8\xff"), 1007),
     "no UTF-8": (frame(TEXT, b"\xff"), 1007),
     "large text": (b"\x81\xff" + (MAX_TEXT + 1).to_bytes(8, "big") + MASK, 1009),
     "large binary": (b"\x82\xff" + (MAX_BINARY_FRAME + 1).to_bytes(8, "big") + MASK, 1009),

@@ -359,3 +359,16 @@ async def test_a_damaged_sandbox_is_deleted_and_in_nobodys_way(gw):
     assert broken.metadata.id not in gw.driver.sandboxes
     assert await code_of(gw.api.GetSandbox(pb.GetSandboxRequest(name="broken"))) is Code.NOT_FOUND
     assert (await gw.get("whole")).metadata.name == "whole"
+
+
+async def test_a_name_that_nobody_chose_is_chosen_again(gw, monkeypatch):
+    words = iter(["calm", "fox", "calm", "fox", "calm", "elk"])
+    monkeypatch.setattr(
+        "openshell.gateway.services.sandboxes.generate_name",
+        lambda _choose: f"{next(words)}-{next(words)}",
+    )
+    nameless = pb.CreateSandboxRequest(spec=pb.SandboxSpec(command=["x"]))
+    made = [(await gw.api.CreateSandbox(nameless)).sandbox.metadata.name for _ in range(2)]
+    assert made == ["calm-fox", "calm-elk"]
+    taken = pb.CreateSandboxRequest(name="calm-elk", spec=pb.SandboxSpec(command=["x"]))
+    assert await code_of(gw.api.CreateSandbox(taken)) is Code.ALREADY_EXISTS

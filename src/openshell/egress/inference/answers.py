@@ -10,9 +10,10 @@ from typing import Final
 import msgspec
 
 from openshell.egress.denials import Denial
+from openshell.egress.inference.metering import OverBudget
 from openshell.egress.inference.patterns import Dialect
 
-__all__ = ["Problem", "not_served", "plain", "problem", "stream_error"]
+__all__ = ["Problem", "not_served", "over_budget", "plain", "problem", "stream_error"]
 
 _CLOSE: Final = (b"Connection", b"close")
 
@@ -50,6 +51,20 @@ UNAVAILABLE: Final = Problem(
     503, "inference service unavailable", "service_unavailable", "overloaded_error"
 )
 BROKEN: Final = Problem(502, "inference service error", "server_error", "api_error")
+
+
+def over_budget(over: OverBudget, dialect: Dialect) -> Denial:
+    """Wait so long: the status and the field by which libraries know it."""
+    what = Problem(
+        over.status,
+        over.message,
+        "insufficient_quota" if over.status == 429 else "service_unavailable",
+        "rate_limit_error" if over.status == 429 else "api_error",
+        "run: openshell inference budget list",
+    )
+    denial = problem(what, dialect)
+    retry = (b"Retry-After", b"%d" % over.retry_after_seconds)
+    return Denial(denial.status, (retry, *denial.headers), denial.body)
 
 
 def problem(what: Problem, dialect: Dialect) -> Denial:

@@ -25,11 +25,13 @@ from openshell.egress.inference.answers import (
     UNREADABLE,
     Problem,
     not_served,
+    over_budget,
     plain,
     problem,
 )
 from openshell.egress.inference.health import FAILED_STATUSES, Health
 from openshell.egress.inference.limits import CONNECT_SECONDS, IDLE_SECONDS
+from openshell.egress.inference.metering import spent_on
 from openshell.egress.inference.patterns import Dialect, Pattern, dialect_of, find_pattern
 from openshell.egress.inference.receiving import LargeBody, receive_body
 from openshell.egress.inference.relaying import (
@@ -47,6 +49,7 @@ from openshell.egress.link import Link
 from openshell.egress.upstream import UpstreamFailed, UpstreamKey
 from openshell.ocsf import Refusal
 from openshell.policy.target import CanonicalTarget, TargetRejected, canonicalize
+from openshell.providers.inference_types import MODEL_DISCOVERY
 
 __all__ = ["HOST", "PORT", "Calls"]
 
@@ -54,6 +57,8 @@ HOST: Final = "inference.local"
 PORT: Final = 443
 
 _UNKNOWN: Final = Usage()
+_NOTHING: Final = Relayed(502, _UNKNOWN, is_reusable=False)
+"""A target that gave no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,10 @@ class Calls:
             first = rewrite(found[0], pattern, head, target.path, target.query, body)
         except BodyUnreadable:
             return self._refuse(UNREADABLE, pattern, dialect, found[0])
+        over = None if _is_free(pattern) else await self._services.meter.admit(found[0].name)
+        if over is not None:
+            self._record(pattern, found[0], self._services.clock(), failure=over.message)
+            return over_budget(over, dialect)
         # Kept for the next target, if there is one.
         return _Asked(head, pattern, dialect, target, body if len(found) > 1 else b"", found, first)
 
@@ -175,6 +184,7 @@ class Calls:
         if goes_on and not is_last:
             failure += "; the next target is asked"
         self._record(asked.pattern, route, began, failure=failure)
+        self._count(asked, route, _NOTHING)
         if not goes_on:
             client.abort("the answer could not be passed on")
             return False
@@ -287,6 +297,7 @@ class Calls:
         if not failure and relayed.status >= 400:
             failure = f"the upstream answered {relayed.status}"
         self._record(asked.pattern, route, began, failure=failure, usage=relayed.usage)
+        self._count(asked, route, relayed)
         client = self._connection.stream
         if not relayed.is_ended:
             return False
@@ -294,6 +305,23 @@ class Calls:
             return True
         await client.finish()
         return False
+
+    def _count(self, asked: _Asked, route: Route, relayed: Relayed) -> None:
+        """Tell the meter; lists of models cost nothing."""
+        if _is_free(asked.pattern):
+            return
+        self._services.meter.used(
+            spent_on(
+                route.name,
+                route.model,
+                relayed.usage,
+                sent_bytes=len(asked.first.wire),
+                answer_bytes=relayed.size,
+                events=relayed.events,
+                failed=relayed.status >= 400,
+                is_fallback=route is not asked.routes[0],
+            )
+        )
 
     # Outcomes other than an answer. Each ends the client connection.
 
@@ -347,6 +375,10 @@ class Calls:
             tokens_in=usage.tokens_in,
             tokens_out=usage.tokens_out,
         )
+
+
+def _is_free(pattern: Pattern) -> bool:
+    return pattern.protocol == MODEL_DISCOVERY
 
 
 def _read_target(head: RequestHead) -> CanonicalTarget | None:

@@ -6,7 +6,7 @@ says so. Framing is ours in both cases. What an exception means to the client is
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
@@ -74,6 +74,10 @@ class Relayed:
     cut: str = ""
     is_ended: bool = True
     """Whether the client was told the end, so that its connection may go on."""
+    size: int = 0
+    """Bytes of the answer."""
+    events: int = 0
+    """Of a stream."""
 
 
 async def read_head(upstream: Stream, method: bytes) -> tuple[ResponseHead, bytes]:
@@ -148,7 +152,7 @@ class Relay:
         finally:
             self._held.give(taken)
         usage = usage_of(bytes(body)) if _is_plain(head) else Usage()
-        return Relayed(head.status, usage, _is_reusable(head, decoder))
+        return Relayed(head.status, usage, _is_reusable(head, decoder), size=len(body))
 
     async def stream(self, head: ResponseHead, rest: bytes) -> Relayed:
         """Pass the answer on as it comes."""
@@ -176,7 +180,8 @@ class Relay:
                 break
             data, cut = await self._next(decoder)
         usage = counter.usage if _is_plain(head) else Usage()
-        return await self._finish(head, decoder, usage, cut, is_chunked=is_chunked)
+        relayed = await self._finish(head, decoder, usage, cut, is_chunked=is_chunked)
+        return replace(relayed, size=sent, events=counter.events)
 
     async def _next(self, decoder: BodyDecoder) -> tuple[bytes, str]:
         """What came next, or why nothing does."""

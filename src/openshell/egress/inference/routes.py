@@ -89,6 +89,8 @@ class Routes:
 
     revision: str = ""
     routes: tuple[Route, ...] = ()
+    is_budgeted: bool = False
+    """Whether the gateway is to be asked before each call."""
 
     @property
     def for_agents(self) -> tuple[Route, ...]:

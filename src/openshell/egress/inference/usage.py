@@ -55,10 +55,12 @@ def usage_of(body: bytes) -> Usage:
 class StreamUsage:
     """Follows the events of a stream."""
 
-    __slots__ = ("_line", "_too_long", "usage")
+    __slots__ = ("_line", "_too_long", "events", "usage")
 
     def __init__(self) -> None:
         self.usage = Usage()
+        self.events = 0
+        """How many there were: about one for each token of an answer."""
         self._line = b""
         self._too_long = False
 
@@ -73,8 +75,10 @@ class StreamUsage:
     def _end_line(self, part: bytes) -> None:
         if not self._too_long and len(self._line) + len(part) <= _MAX_LINE:
             line = self._line + part
-            if line.startswith(b"data:") and b'"usage"' in line:
-                self.usage = _merge(self.usage, line[5:])
+            if line.startswith(b"data:"):
+                self.events += 1
+                if b'"usage"' in line:
+                    self.usage = _merge(self.usage, line[5:])
         self._line, self._too_long = b"", False
 
     def _keep(self, rest: bytes) -> None:

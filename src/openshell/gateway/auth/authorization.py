@@ -141,6 +141,8 @@ def gateway_services() -> tuple[ServiceDescriptor, ...]:
     return (
         openshell_pb2.DESCRIPTOR.services_by_name["OpenShell"],
         inference_pb2.DESCRIPTOR.services_by_name["Inference"],
+        openshell_ext_inference_pb2.DESCRIPTOR.services_by_name["InferenceBudgets"],
+        openshell_ext_inference_pb2.DESCRIPTOR.services_by_name["InferenceMetering"],
         openshell_ext_inference_pb2.DESCRIPTOR.services_by_name["InferenceRoutes"],
         openshell_ext_pb2.DESCRIPTOR.services_by_name["Sandboxes"],
         openshell_ext_profiles_pb2.DESCRIPTOR.services_by_name["ProviderProfiles"],

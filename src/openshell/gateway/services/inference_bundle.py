@@ -23,6 +23,7 @@ from openshell.gateway.credentials.model import (
 )
 from openshell.gateway.errors import internal
 from openshell.gateway.records import load
+from openshell.gateway.services.inference_meter import budgets_for
 from openshell.gateway.services.inference_rows import (
     Resolved,
     resolve_provider,
@@ -56,13 +57,14 @@ class InferenceBundle:
     ) -> inference_pb2.GetInferenceBundleResponse:
         sandbox_id = require_sandbox().sandbox_id
 
-        def read(tx: Tx) -> tuple[int, _Routes, _Problems, Loaded]:
-            _row, sandbox = find_sandbox_by_id(tx, sandbox_id)
+        def read(tx: Tx) -> tuple[int, _Routes, _Problems, Loaded, bool]:
+            row, sandbox = find_sandbox_by_id(tx, sandbox_id)
             routes, problems = _read_routes(tx, sandbox.metadata.workspace)
             refs = [resolved.key for _route, resolved in routes if resolved.key is not None]
-            return tx.now_ms, routes, problems, self._credentials.load(tx, refs)
+            budgeted = bool(budgets_for(tx, row.workspace, row.name or ""))
+            return tx.now_ms, routes, problems, self._credentials.load(tx, refs), budgeted
 
-        now_ms, routes, problems, loaded = await self._store.read(read)
+        now_ms, routes, problems, loaded, budgeted = await self._store.read(read)
         for (workspace, name), problem in problems.items():
             if self._told.get((workspace, name)) != problem:
                 _log.warning("a target of route %s of %s is withheld: %s", name, workspace, problem)
@@ -73,8 +75,9 @@ class InferenceBundle:
             raise internal(error.message) from None
         return inference_pb2.GetInferenceBundleResponse(
             routes=[_resolved_route(route, resolved, keys) for route, resolved in routes],
-            revision=revision_of(routes),
+            revision=f"{revision_of(routes)}{'-budgeted' if budgeted else ''}",
             generated_at_ms=now_ms,
+            is_budgeted=budgeted,
         )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from openshell._proto import datamodel_pb2, openshell_pb2
 from openshell.codec.policy import policy_from_proto
 from openshell.gateway.compute import Compute
-from openshell.gateway.errors import invalid_argument, not_found
+from openshell.gateway.errors import ApiError, Code, invalid_argument, not_found
 from openshell.gateway.lifecycle import Lifecycle
 from openshell.gateway.limits import NAME_MAX, check_create, check_label_key, check_required
 from openshell.gateway.middleware import MiddlewareServices
@@ -19,7 +19,7 @@ from openshell.gateway.store import Store, Tx
 from openshell.gateway.store.selector import SelectorError, parse_label_selector
 from openshell.gateway.workspaces import open_workspace, workspace_name
 
-__all__ = ["DEFAULT_COMMAND", "SandboxService", "generate_name", "plan_sandbox"]
+__all__ = ["DEFAULT_COMMAND", "SandboxService", "create_named", "generate_name", "plan_sandbox"]
 
 SHORT_LIST = 100
 """Records that are read without a change of threads: a millisecond at most."""
@@ -27,10 +27,32 @@ DEFAULT_COMMAND = ("/bin/bash", "-l")
 """What runs when nothing was asked for; then with a terminal."""
 
 
+NAME_TRIES = 20
+"""Of names made of two words, of which there are 22,000: among fifty sandboxes two agree one time in twenty."""
+
+
 def generate_name(choose: Callable[[tuple[str, ...]], str]) -> str:
     """Two words and a hyphen, cut to the limit of names."""
     name = f"{choose(WORDS_FIRST)}-{choose(WORDS_SECOND)}"
     return name[:NAME_MAX].rstrip("-")
+
+
+async def create_named(
+    sandbox: openshell_pb2.Sandbox,
+    create: Callable[[openshell_pb2.Sandbox], Awaitable[openshell_pb2.Sandbox]],
+    *,
+    given: str,
+    choose: Callable[[tuple[str, ...]], str],
+) -> openshell_pb2.Sandbox:
+    """Creates; a name that nobody chose and that is taken is chosen again."""
+    for _ in range(NAME_TRIES):
+        try:
+            return await create(sandbox)
+        except ApiError as error:
+            if given or error.code is not Code.ALREADY_EXISTS:
+                raise
+        sandbox.metadata.name = sandbox.status.sandbox_name = generate_name(choose)
+    return await create(sandbox)
 
 
 def plan_sandbox(
@@ -98,7 +120,10 @@ class SandboxService:
         self._restrict(sandbox, context)
         if sandbox.spec.policy.network_middlewares:
             await self._middleware.check(policy_from_proto(sandbox.spec.policy))
-        return self._answer(await self._lifecycle.create(sandbox))
+        created = await create_named(
+            sandbox, self._lifecycle.create, given=request.name, choose=self._choose
+        )
+        return self._answer(created)
 
     async def GetSandbox(  # noqa: N802  named as the RPC
         self, request: openshell_pb2.GetSandboxRequest, _context: Any

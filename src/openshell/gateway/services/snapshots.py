@@ -8,6 +8,7 @@ cannot do is refused by name. Sandboxes' own lives are `lifecycle.py`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import secrets
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from openshell.gateway.limits import check_name, check_required
 from openshell.gateway.phases import Phase
 from openshell.gateway.records import Kind, load, load_all, to_row
 from openshell.gateway.services.revisions import base_policy
-from openshell.gateway.services.sandboxes import generate_name
+from openshell.gateway.services.sandboxes import create_named, generate_name
 from openshell.gateway.store import MatchResourceVersion, MustCreate, NewRow, Row, Store, Tx
 from openshell.gateway.tasks import Tasks
 from openshell.gateway.workspaces import open_workspace
@@ -238,7 +239,9 @@ class SnapshotService:
 
         forked, source = await self._store.read(plan)
         self._restrict(forked, context)
-        return self._answer(await self._lifecycle.create(forked, workspace_from=source))
+        create = functools.partial(self._lifecycle.create, workspace_from=source)
+        created = await create_named(forked, create, given=request.name, choose=self._choose)
+        return self._answer(created)
 
     # -- a gateway's start
 
