@@ -63,7 +63,8 @@ def test_table_agrees_with_the_contract(table: AuthorizationTable) -> None:
             if (value := getattr(rule, name))
         ]
         assert ";".join(parts) == row[3], row
-    assert len(table) == len(rows) + 6, "Attach, four of ProviderProfiles, one of InferenceRoutes"
+    # Attach, ProviderProfiles, InferenceRoutes, InferenceMetering, InferenceBudgets, Pausing, Snapshots.
+    assert len(table) == len(rows) + 1 + 4 + 1 + 2 + 4 + 2 + 5
 
 
 def service(auth: str | None, **option: str) -> ServiceDescriptor:
