@@ -15,8 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from inside import ALIAS, PROXY, cpu_seconds, on_host, run_inside, supervisor_pid
 from peers import free_port, program, wait_port
-from proxy_rows import _ALIAS, _cpu_seconds, _host, _inside, _supervisor
 from table import Peer, Row
 
 from openshell.sdk.client import SandboxClient
@@ -57,12 +57,12 @@ def rows() -> Iterator[Row]:
         (directory / "www/small").write_bytes(b"x" * 512)
         with (directory / "www/bulk").open("wb") as file:
             file.truncate(_BULK_BYTES)
-        make_certificates(directory / "ca.pem", directory / "leaf.pem", _ALIAS)
+        make_certificates(directory / "ca.pem", directory / "leaf.pem", ALIAS)
         port, peer = free_port(), free_port()
         toml = f'[openshell.drivers.local]\nupstream_ca_bundle = "{directory}/ca.pem"\n'
         policy = (
             "network_policies:\n  bench:\n    endpoints:\n"
-            f"      - {{host: {_ALIAS}, port: {port}, protocol: rest, enforcement: enforce, access: full}}\n"
+            f"      - {{host: {ALIAS}, port: {port}, protocol: rest, enforcement: enforce, access: full}}\n"
             "    binaries: [{path: /**}]\n"
         )
         with (
@@ -72,7 +72,7 @@ def rows() -> Iterator[Row]:
             gateway.client() as client,
             ready_sandbox(client, sandbox_spec(network=policy)) as ref,
         ):
-            bench = _Bench(directory, client, ref.id, _supervisor(gateway, ref.id), peer_pid)
+            bench = _Bench(directory, client, ref.id, supervisor_pid(gateway, ref.id), peer_pid)
             yield from bench.rows(port, peer)
 
 
@@ -150,19 +150,19 @@ class _Bench:
     def _ours(
         self, port: int, path: str, count: int, streams: int, mode: str
     ) -> tuple[list[float], float]:
-        arguments = (str(port), f"{_ALIAS}:{port}", path, str(count), str(streams), mode)
-        before = _cpu_seconds(self._pid)
-        command = (PYTHON, "-c", _CLIENT, *arguments, "10.200.0.1:3128", "")
-        text = _inside(self._client, self._sandbox, command)
-        return json.loads(text), _cpu_seconds(self._pid) - before
+        arguments = (str(port), f"{ALIAS}:{port}", path, str(count), str(streams), mode)
+        before = cpu_seconds(self._pid)
+        command = (PYTHON, "-c", _CLIENT, *arguments, PROXY, "")
+        text = run_inside(self._client, self._sandbox, command)
+        return json.loads(text), cpu_seconds(self._pid) - before
 
     def _theirs(
         self, port: int, path: str, count: int, streams: int, mode: str
     ) -> tuple[list[float], float]:
-        arguments = (str(port), f"{_ALIAS}:{port}", path, str(count), str(streams), mode)
-        before = _cpu_seconds(self._peer_pid)
-        text = _host((PYTHON, "-c", _CLIENT, *arguments, "", self._roots))
-        return json.loads(text), _cpu_seconds(self._peer_pid) - before
+        arguments = (str(port), f"{ALIAS}:{port}", path, str(count), str(streams), mode)
+        before = cpu_seconds(self._peer_pid)
+        text = on_host((PYTHON, "-c", _CLIENT, *arguments, "", self._roots))
+        return json.loads(text), cpu_seconds(self._peer_pid) - before
 
 
 def _peer(samples: list[float]) -> list[Peer]:

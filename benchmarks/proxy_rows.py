@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from inside import ALIAS, cpu_seconds, on_host, run_inside, supervisor_pid
 from peers import ProxyPeer, free_port, program, squid, tinyproxy, wait_port
 from table import Peer, Row
 
@@ -26,7 +27,6 @@ _ROUNDS = 5
 _CLIENTS = 8
 _SANDBOXES = 10
 _BULK_BYTES = 512 * 1024 * 1024
-_ALIAS = "host.openshell.internal"
 
 _NGINX = """
 daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/error.log;
@@ -130,7 +130,7 @@ def rows() -> Iterator[Row]:
             gateway.client() as client,
             ready_sandbox(client, sandbox_spec(network=_policy(ports))) as ref,
         ):
-            pid = _supervisor(gateway, ref.id)
+            pid = supervisor_pid(gateway, ref.id)
             yield from _small(client, ref.id, pid, ports, keeping)
             yield from _new_connections(client, ref.id, ports, closing)
             yield from _bulk(client, ref.id, pid, ports)
@@ -143,7 +143,7 @@ def _upstream(directory: Path, ports: _Ports) -> Iterator[None]:
     (directory / "www/small").write_bytes(b"x" * 512)
     with (directory / "www/bulk").open("wb") as file:
         file.truncate(_BULK_BYTES)
-    make_certificates(directory / "ca.pem", directory / "leaf.pem", _ALIAS)
+    make_certificates(directory / "ca.pem", directory / "leaf.pem", ALIAS)
     user = "" if os.getuid() else "user root;"
     (directory / "nginx.conf").write_text(
         user + _NGINX.format(dir=directory, http=ports.http, raw=ports.raw, https=ports.https)
@@ -164,9 +164,9 @@ def _upstream(directory: Path, ports: _Ports) -> Iterator[None]:
 def _policy(ports: _Ports) -> str:
     return (
         "network_policies:\n  bench:\n    endpoints:\n"
-        f"      - {{host: {_ALIAS}, port: {ports.http}, protocol: rest, enforcement: enforce, access: full}}\n"
-        f"      - {{host: {_ALIAS}, port: {ports.https}, protocol: rest, enforcement: enforce, access: full}}\n"
-        f"      - {{host: {_ALIAS}, port: {ports.raw}, tls: skip}}\n"
+        f"      - {{host: {ALIAS}, port: {ports.http}, protocol: rest, enforcement: enforce, access: full}}\n"
+        f"      - {{host: {ALIAS}, port: {ports.https}, protocol: rest, enforcement: enforce, access: full}}\n"
+        f"      - {{host: {ALIAS}, port: {ports.raw}, tls: skip}}\n"
         "    binaries: [{path: /**}]\n"
     )
 
@@ -174,20 +174,20 @@ def _policy(ports: _Ports) -> str:
 def _small(
     client: SandboxClient, sandbox: str, pid: int, ports: _Ports, peer: ProxyPeer | None
 ) -> Iterator[Row]:
-    authority = f"{_ALIAS}:{ports.http}"
+    authority = f"{ALIAS}:{ports.http}"
     inside = ("10.200.0.1", "3128", f"http://{authority}/small", str(_REQUESTS), authority)
     direct = ("127.0.0.1", str(ports.http), "/small", str(_REQUESTS), authority)
     added, cpu, others, others_cpu = [], [], [], []
     for _ in range(_ROUNDS):
-        base = _median(_host((PYTHON, "-c", _SMALL, *direct)))
-        before = _cpu_seconds(pid)
-        proxied = _median(_inside(client, sandbox, (PYTHON, "-c", _SMALL, *inside)))
-        cpu.append((_cpu_seconds(pid) - before) / (_REQUESTS + 200) * 1e6)
+        base = _median(on_host((PYTHON, "-c", _SMALL, *direct)))
+        before = cpu_seconds(pid)
+        proxied = _median(run_inside(client, sandbox, (PYTHON, "-c", _SMALL, *inside)))
+        cpu.append((cpu_seconds(pid) - before) / (_REQUESTS + 200) * 1e6)
         added.append((proxied - base) / 1000)
         if peer is not None:
-            before = _cpu_seconds(peer.pid)
-            through = _median(_host((PYTHON, "-c", _SMALL, *_through(peer, ports, _REQUESTS))))
-            others_cpu.append((_cpu_seconds(peer.pid) - before) / (_REQUESTS + 200) * 1e6)
+            before = cpu_seconds(peer.pid)
+            through = _median(on_host((PYTHON, "-c", _SMALL, *_through(peer, ports, _REQUESTS))))
+            others_cpu.append((cpu_seconds(peer.pid) - before) / (_REQUESTS + 200) * 1e6)
             others.append((through - base) / 1000)
     yield Row(
         "added latency per proxied request, plain HTTP L7, keep-alive",
@@ -228,14 +228,14 @@ def _busy(
     """What bounds the requests per second and core: the proxy has always something to do."""
     samples, others = [], []
     for _ in range(_ROUNDS):
-        before = _cpu_seconds(pid)
-        done = int(_inside(client, sandbox, (PYTHON, "-c", _BUSY, *arguments, str(_CLIENTS))))
-        samples.append((_cpu_seconds(pid) - before) / done * 1e6)
+        before = cpu_seconds(pid)
+        done = int(run_inside(client, sandbox, (PYTHON, "-c", _BUSY, *arguments, str(_CLIENTS))))
+        samples.append((cpu_seconds(pid) - before) / done * 1e6)
         if peer is not None:
-            before = _cpu_seconds(peer.pid)
+            before = cpu_seconds(peer.pid)
             command = (PYTHON, "-c", _BUSY, *_through(peer, ports, _REQUESTS), str(_CLIENTS))
-            done = int(_host(command))
-            others.append((_cpu_seconds(peer.pid) - before) / done * 1e6)
+            done = int(on_host(command))
+            others.append((cpu_seconds(peer.pid) - before) / done * 1e6)
     what = f"CPU per proxied request, keep-alive, plain HTTP L7, {_CLIENTS} clients at once"
     return Row(what, 100, "us", samples, _peers(peer, others))
 
@@ -259,16 +259,16 @@ print(json.dumps(times))
 def _new_connections(
     client: SandboxClient, sandbox: str, ports: _Ports, peer: ProxyPeer | None
 ) -> Iterator[Row]:
-    authority = f"{_ALIAS}:{ports.http}"
+    authority = f"{ALIAS}:{ports.http}"
     inside = (PYTHON, "-c", _FRESH, "10.200.0.1", "3128", f"http://{authority}/small", authority)
     direct = (PYTHON, "-c", _FRESH, "127.0.0.1", str(ports.http), "/small", authority)
-    base = _median(_host(direct))
-    samples = [(_median(_inside(client, sandbox, inside)) - base) / 1000 for _ in range(_ROUNDS)]
+    base = _median(on_host(direct))
+    samples = [(_median(run_inside(client, sandbox, inside)) - base) / 1000 for _ in range(_ROUNDS)]
     others = []
     if peer is not None:
         host, port, target, _, named = _through(peer, ports, 1)
         others.append(
-            (_median(_host((PYTHON, "-c", _FRESH, host, port, target, named))) - base) / 1000
+            (_median(on_host((PYTHON, "-c", _FRESH, host, port, target, named))) - base) / 1000
         )
     yield Row(
         "added latency, plain HTTP, new connection each", 2.0, "ms", samples, _peers(peer, others)
@@ -283,9 +283,9 @@ def _bulk(client: SandboxClient, sandbox: str, pid: int, ports: _Ports) -> Itera
     ):
         samples = []
         for _ in range(3):
-            before = _cpu_seconds(pid)
-            _inside(client, sandbox, (PYTHON, "-c", _BULK, str(port), mode))
-            samples.append((_cpu_seconds(pid) - before) / gigabytes)
+            before = cpu_seconds(pid)
+            run_inside(client, sandbox, (PYTHON, "-c", _BULK, str(port), mode))
+            samples.append((cpu_seconds(pid) - before) / gigabytes)
         yield Row(what, budget, "s", samples)
 
 
@@ -310,9 +310,9 @@ def _memory_after_tls(gateway: PrivateGateway, client: SandboxClient, ports: _Po
         spec = sandbox_spec(network=_policy(ports))
         refs = [stack.enter_context(ready_sandbox(client, spec)) for _ in range(_SANDBOXES)]
         for ref in refs:
-            _inside(client, ref.id, (PYTHON, "-c", _TLS_ONCE, str(ports.https)))
+            run_inside(client, ref.id, (PYTHON, "-c", _TLS_ONCE, str(ports.https)))
         time.sleep(1)
-        samples = [_pss_mb(_supervisor(gateway, ref.id)) for ref in refs]
+        samples = [_pss_mb(supervisor_pid(gateway, ref.id)) for ref in refs]
     return Row("memory per sandbox after its first TLS request", 15, "MB", samples)
 
 
@@ -324,26 +324,6 @@ def _pss_mb(pid: int) -> float:
             if line.startswith("Pss:"):
                 total += int(line.split()[1])
     return total / 1024
-
-
-def _supervisor(gateway: PrivateGateway, sandbox_id: str) -> int:
-    record = json.loads((gateway.state / "local/sandboxes" / sandbox_id / "pid.json").read_text())
-    return int(record["pid"])
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _inside(client: SandboxClient, sandbox: str, argv: tuple[str, ...]) -> str:
-    result = client.exec(sandbox, list(argv), timeout_seconds=120)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
-
-
-def _host(argv: tuple[str, ...]) -> str:
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
 def _median(text: str) -> float:

@@ -19,6 +19,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "
 import cli_rows
 import decision_rows
 import http2_rows
+import load_rows
 import provider_rows
 import proxy_rows
 import sandbox_rows
@@ -30,6 +31,7 @@ _SUITES: dict[str, Callable[[], Iterator[Row]]] = {
     "sandbox": sandbox_rows.rows,
     "provider": provider_rows.rows,
     "proxy": proxy_rows.rows,
+    "load": load_rows.rows,
     "http2": http2_rows.rows,
 }
 
