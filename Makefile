@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-WORKERS ?= 2
+# One more than two cores: many tests wait for something.
+WORKERS ?= 3
 # Seconds for each target of make fuzz, and which targets (all, if none is named).
 SECONDS ?= 60
 TARGETS ?=

@@ -233,7 +233,9 @@ def test_ways_back_are_refused(ssh):
 
 def test_a_client_that_leaves(ssh, box, client):
     with subprocess.Popen(
-        ssh.argv("ssh", "-tt", ssh.alias, "setsid sleep 4711 & echo up; exec sleep 4712"),
+        ssh.argv(
+            "ssh", "-tt", ssh.alias, "setsid sh -c 'echo up; exec sleep 4711' & exec sleep 4712"
+        ),
         env=ssh.environ,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
