@@ -3,19 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# One more than two cores: many tests wait for something.
-WORKERS ?= 3
+WORKERS ?= 2
 # Seconds for each target of make fuzz, and which targets (all, if none is named).
 SECONDS ?= 60
 TARGETS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv system check format test fuzz demo bench protos docs clean
+.PHONY: help venv system check format test long fuzz demo bench protos docs clean
 
 help:
 	@echo "make check   format, lint, types, import arrows"
 	@echo "make test    all tests (as root also the tests as an ordinary user)"
 	@echo "make fuzz    look for inputs that break parsers (SECONDS=60 for each, TARGETS='path rpc')"
+	@echo "make long    all tests with the longer proofs"
 	@echo "make demo    one command from nothing to a governed agent"
 	@echo "make bench   measurements beside peers"
 	@echo "make system  Debian packages that some tests and peers need (root; tests say what they lack)"
@@ -52,6 +52,9 @@ test: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) $(TARGETS)
+
+long: $(STAMP)
+	OPENSHELL_LONG=1 OPENSHELL_WALK_OPERATIONS=5000 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo/demo.py

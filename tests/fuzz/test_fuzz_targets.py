@@ -119,7 +119,7 @@ def test_a_short_look_guided_by_coverage() -> None:
     """All targets in one process, always from the same seed; `make fuzz` looks for longer."""
     script = Path(__file__).parent / "run.py"
     done = subprocess.run(
-        [sys.executable, script, "--together", "--seconds", "6"],
+        [sys.executable, script, "--together", "--seconds", "3"],
         capture_output=True,
         text=True,
         check=False,

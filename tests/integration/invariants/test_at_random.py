@@ -21,7 +21,7 @@ from support.gateways import Gateways
 from support.invariants import Objects, Picture, violations
 from support.oauth_server import oauth_issuer
 
-OPERATIONS = int(os.environ.get("OPENSHELL_WALK_OPERATIONS", "3000"))
+OPERATIONS = int(os.environ.get("OPENSHELL_WALK_OPERATIONS", "2000"))
 """On each of two databases."""
 SEED = int(os.environ.get("OPENSHELL_WALK_SEED", "20261124"))
 ROUND, CLIENTS = 50, 8
