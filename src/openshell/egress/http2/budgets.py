@@ -39,6 +39,10 @@ class Budget:
             raise PeerBroken(self.code, ErrorCode.ENHANCE_YOUR_CALM)
         self._left -= 1
 
+    def earn(self, count: int) -> None:
+        """Put back what something useful has made the peer spend, up to the burst."""
+        self._left = min(self._burst, self._left + count)
+
 
 class Budgets:
     """Those of one direction of one connection."""
@@ -55,8 +59,12 @@ class Budgets:
         self.settings = Budget("http2_settings_flood", 20, 1)
         # Data frames without data, continuations without fields (CVE-2019-9518).
         self.empty = Budget("http2_empty_frame_flood", 200, 20)
-        # Window updates, priorities, unknown types: they cost a look. A fast download has thousands.
+        # Window updates, priorities, unknown types: they cost a look.
         self.idle = Budget("http2_idle_frame_flood", 20_000, 10_000)
+
+    def sent(self, frames: int) -> None:
+        """Data frames went out: plain receivers answer each with an update of both windows."""
+        self.idle.earn(2 * frames)
 
     def count(self, kind: int, flags: int, now: float) -> None:
         """Count a frame that carries neither data nor fields. Raises PeerBroken."""

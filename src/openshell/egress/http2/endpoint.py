@@ -341,6 +341,7 @@ class Endpoint:
         state.send_window -= size
         self._send_window -= size
         most = self.remote.max_frame
+        self._reader.budgets.sent(size // most + 1 if size else 0)
         if size <= most:
             self._frame(DATA, END_STREAM if end else 0, stream_id, *pieces)
         else:

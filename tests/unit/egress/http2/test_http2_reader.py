@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fuzz.fuzz_http2 import fuzz_frames, fuzz_peer
-from openshell.egress.http2.budgets import Budget
+from openshell.egress.http2.budgets import Budget, Budgets
 from openshell.egress.http2.codes import (
     CONTINUATION,
     DATA,
@@ -176,3 +176,16 @@ def test_any_bytes_are_read_alike_however_they_are_cut(data):
 @example(b"\x00" + frame(HEADERS, b"\x82\x87\x84\x41\x01a", 5) + frame(DATA, b"x"))
 def test_a_peer_survives_any_bytes(data):
     fuzz_peer(data)
+
+
+def test_a_fast_download_may_be_answered_with_two_updates_a_frame():
+    budgets = Budgets()
+    for _ in range(100_000):
+        budgets.sent(1)
+        budgets.count(WINDOW_UPDATE, 0, 0.0)
+        budgets.count(WINDOW_UPDATE, 0, 0.0)
+    # Nothing is saved up beyond the burst.
+    for _ in range(19_998):
+        budgets.count(WINDOW_UPDATE, 0, 0.0)
+    with pytest.raises(PeerBroken):
+        budgets.count(WINDOW_UPDATE, 0, 0.0)
